@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * All heap memory of kvcask goes through these, so that tests can fail the n-th allocation for every n
+ * (kvci_alloc_set_hook) and the daemon can count what it holds. Never plain malloc/calloc/strdup elsewhere
+ * (tools/dev/check-includes looks). Every function may return NULL.
+ * Threads: any; set the hook before threads start.
+ */
+#ifndef KVCI_ALLOC_H
+#define KVCI_ALLOC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+void *kvci_alloc(size_t bytes);
+void *kvci_alloc_zero(size_t count, size_t bytes); /* overflow-checked */
+void *kvci_realloc(void *memory, size_t bytes);
+void *kvci_alloc_aligned(size_t align, size_t bytes);
+char *kvci_strdup(const char *text);
+char *kvci_strndup(const char *text, size_t bytes);
+char *kvci_asprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void kvci_free(void *memory); /* NULL is fine; also for aligned memory */
+
+/* Hook asked before each allocation; false makes it fail. NULL removes it. */
+void kvci_alloc_set_hook(int (*hook)(void *context, size_t bytes), void *context);
+
+#endif

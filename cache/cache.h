@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The brain: which blocks exist, where they are, who holds them, what goes next. A pure state machine: no I/O, no
+ * threads, no locks, no clock of its own. It sees time through env.now_ns, memory through env.slab_*, the disk through a
+ * tier, other threads through env.run_job (a synchronous stand-in in tests). It never touches the raw bytes of a block; it writes the
+ * record header and section table of an extent at commit.
+ *
+ * Life of a block (one shard of one block of one binding):
+ *
+ *   (absent) --reserve--> RESERVED --commit--> SEALED in memory --write done--> in memory + on disk
+ *                            |  overdue                |   ^ evicted, was on disk         |  evicted
+ *                            v                         v   | load                         v
+ *                        QUARANTINED             evicted (counted, with its cause)   on disk only
+ *
+ * When commit answers OK every later match sees the block until it is evicted; nobody sees it earlier. A quarantined
+ * extent is not freed before its writer commits, aborts or dies; its key is free again at once (single flight ends).
+ *
+ * Memory is cut into slabs (one memfd each), a slab belongs to an *arena*: one store arena a client that stores, one load arena for
+ * blocks read from the disk, and the slabs of dead clients, which join the load arena. Each arena has its own policy order. When the slabs
+ * are all given out, an arena evicts its own; an arena with less than its fair share takes over the slab
+ * whose newest use is the oldest, after all in it is evicted and nothing in it is held.
+ *
+ * Leases: a match with KVCI_MATCH_LEASE pins what it matched under (session, request id). Pinned and reserved bytes are capped
+ * (lease_share, client_share); over the cap a match reports fewer blocks. A lease ends when no client holds it: the
+ * one that matched, and each that attached to it.
+ *
+ * Threads: one owner thread; every function here is for it only. Callbacks come from inside these functions.
+ */
+#ifndef KVCI_CACHE_H
+#define KVCI_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <kvcask/form.h>
+#include <kvcask/plugin/policy.h>
+#include <kvcask/plugin/tier.h>
+#include <kvcask/status.h>
+
+#include "base/record.h"
+#include "base/stats.h"
+#include "base/workers.h"
+#include "cache/space.h"
+
+struct kvci_cache;
+
+enum { KVCI_REQUEST_ID_BYTES = 16, KVCI_SESSION_ID_BYTES = 16 };
+
+/* When a sealed block is written to the disk tier. */
+enum kvci_write_mode {
+	KVCI_WRITE_OFF = 0,
+	KVCI_WRITE_THROUGH = 1,   /* at commit */
+	KVCI_WRITE_ON_EVICT = 2,  /* when it would leave memory */
+	KVCI_WRITE_AFTER_HITS = 3 /* at its n-th use */
+};
+
+struct kvci_cache_config {
+	uint64_t memory_bytes;           /* hard limit of all slabs together */
+	uint64_t slab_bytes;             /* of one slab */
+	uint32_t lease_share_percent;    /* of memory_bytes that may be pinned or reserved */
+	uint32_t client_share_percent;   /* the same, one session or client */
+	uint64_t reserve_deadline_ns;    /* a reservation older is quarantined */
+	enum kvci_write_mode write_mode;
+	uint32_t write_after_hits;
+	uint64_t write_queue_bytes;      /* waiting for or under write; beyond it writes are dropped and counted */
+	uint64_t read_deadline_ns;       /* a disk read older fails its waiters; its extent stays until the device is done */
+	uint64_t circuit_open_ns;        /* first pause after a failed disk; doubles up to circuit_open_max_ns */
+	uint64_t circuit_open_max_ns;
+	uint64_t max_blocks;             /* of the index, 0: as memory lasts */
+	const struct kvc_policy_ops *policy;
+};
+
+/* What the brain is given. All pointers stay valid for its life. */
+struct kvci_cache_env {
+	void *context;
+	uint64_t (*now_ns)(void *context);
+	/* Makes slab `slab` of `bytes`, mapped read-write for the daemon at *ret_base. owner: the client whose store slab it will be, 0 for a
+	 * load slab. A store slab is usable only after kvci_cache_slab_ready. NO_MEMORY, IO. */
+	kvc_status_t (*slab_create)(void *context, uint32_t slab, uint64_t bytes, uint32_t owner, void **ret_base);
+	/* Nothing in it is held. Clients may still map it; its bytes never come back into use. */
+	void (*slab_destroy)(void *context, uint32_t slab);
+	/* Runs job->run elsewhere and job->done later on the owner thread. */
+	void (*run_job)(void *context, struct kvci_job *job);
+	/* Makes a space's fields and epoch durable; calls kvci_cache_space_saved(cache, space, status) later (or inside). */
+	void (*space_save)(void *context, uint32_t space, const struct kvci_space *fields, uint64_t epoch);
+	struct kvci_stats *stats;
+	struct kvc_tier *disk; /* NULL: memory only */
+};
+
+kvc_status_t kvci_cache_create(const struct kvci_cache_config *config, const struct kvci_cache_env *env,
+                               struct kvci_cache **ret_cache);
+void kvci_cache_destroy(struct kvci_cache *cache);
+/* Called at least when due: deadlines, the write queue, index growth, circuits. Does a bounded piece of work;
+ * returns when it wants to be called again (monotonic ns; UINT64_MAX: never). */
+uint64_t kvci_cache_tick(struct kvci_cache *cache);
+
+/* ---- spaces and bindings ---------------------------------------------------------------------------------------- */
+
+/* A space known from the ledger, before anything else. */
+kvc_status_t kvci_cache_space_restore(struct kvci_cache *cache, const struct kvci_space *fields, uint64_t epoch);
+/* Binds a client to (space, form): every later call names the binding. The same pair gives the same binding.
+ * FORM_MISMATCH: the form contradicts the space (dtype, group). TOO_BIG: one block does not fit in a slab. */
+kvc_status_t kvci_cache_bind(struct kvci_cache *cache, uint32_t client, const struct kvci_space *fields,
+                             const struct kvc_form *form, uint32_t *ret_binding, uint64_t *ret_epoch);
+/* Raises the epoch of the binding's space: in memory at once, durably before done() (called later or inside). */
+struct kvci_epoch_wait {
+	void (*done)(struct kvci_epoch_wait *wait, kvc_status_t status, uint64_t epoch);
+	void *context;
+	struct kvci_epoch_wait *next;
+	uint64_t epoch;
+};
+kvc_status_t kvci_cache_epoch_raise(struct kvci_cache *cache, uint32_t space, struct kvci_epoch_wait *wait);
+void kvci_cache_epoch_cancel(struct kvci_cache *cache, struct kvci_epoch_wait *wait);
+void kvci_cache_space_saved(struct kvci_cache *cache, uint32_t space, uint64_t epoch, kvc_status_t status);
+
+/* ---- clients and sessions ---------------------------------------------------------------------------------------- */
+
+/* client ids are the caller's, never 0, never reused while it lives. */
+kvc_status_t kvci_cache_client_open(struct kvci_cache *cache, uint32_t client);
+/* An engine session groups the processes of one engine. owner: the scheduler; its death ends all leases of the session. */
+kvc_status_t kvci_cache_session_join(struct kvci_cache *cache, uint32_t client,
+                                     const uint8_t session_id[KVCI_SESSION_ID_BYTES], bool owner);
+/* The client is dead (no thread of it runs any more): frees reservations and holds, its slabs become load slabs. */
+void kvci_cache_client_gone(struct kvci_cache *cache, uint32_t client);
+
+/* ---- match, lease, load ------------------------------------------------------------------------------------------ */
+
+enum {
+	KVCI_MATCH_LEASE = 1 << 0,    /* pin what is matched under the request id; start disk loads */
+	KVCI_MATCH_EXISTS = 1 << 1,   /* check every key, do not stop at the first miss; no lease, no touch */
+};
+
+/* Why a key missed. One table for counters, `kvcask match` and explain: X(name, text). */
+#define KVCI_MISS_TABLE(X)                                                                                                  \
+	X(NEVER_STORED, "never stored, as far as is remembered")                                                           \
+	X(EVICTED, "evicted")                                                                                              \
+	X(DROPPED, "dropped by a user")                                                                                    \
+	X(EPOCH, "stored before the epoch was raised")                                                                     \
+	X(IN_FLIGHT, "being stored")                                                                                       \
+	X(OTHER_FORM, "stored in another form")                                                                            \
+	X(DAMAGED, "found damaged")                                                                                        \
+	X(INDEX_LOADING, "index loading")                                                                                  \
+	X(DISK_CIRCUIT, "on a disk that does not answer")                                                                  \
+	X(OVER_CAP, "over the cap of leased memory")                                                                       \
+	X(AFTER_MISS, "behind a missing block")
+
+enum kvci_miss {
+	KVCI_MISS_NONE = 0,
+#define KVCI_MISS_ENUM(name, text) KVCI_MISS_##name,
+	KVCI_MISS_TABLE(KVCI_MISS_ENUM)
+#undef KVCI_MISS_ENUM
+	KVCI_MISS_COUNT
+};
+const char *kvci_miss_name(enum kvci_miss miss); /* "never_stored" */
+const char *kvci_miss_text(enum kvci_miss miss);
+
+struct kvci_match {
+	uint32_t binding;
+	uint32_t flags;
+	const uint8_t (*hashes)[KVCI_HASH_BYTES];
+	uint32_t count;
+	uint8_t request_id[KVCI_REQUEST_ID_BYTES]; /* with LEASE; the client's session is implied */
+	/* out */
+	uint32_t matched;         /* leading blocks that hit (EXISTS: how many of all) */
+	uint32_t in_memory;
+	uint32_t on_disk;         /* only there: a load will read them */
+	uint64_t load_bytes;      /* record bytes of what matched */
+	enum kvci_miss end;       /* why it ended; NONE: all matched */
+	uint8_t *exists;          /* in: NULL or count bytes, out: with EXISTS 1 or 0 each */
+};
+/* OK (also when nothing matched), RETRY or CALLER classes. Repeating a leased match under the same request id returns the same lease
+ * (its blocks; new ones are added when the key list is longer). */
+kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client, struct kvci_match *match);
+
+/* Where a block's record is in memory. */
+struct kvci_extent {
+	uint32_t slab;
+	uint32_t generation; /* of the extent's place in the slab: stale ones are told apart */
+	uint64_t offset_bytes;
+	uint64_t record_bytes;
+	uint64_t record_checksum;
+};
+
+/* A client's load of blocks [first, first + count) of a lease. Embedded in the caller's object. */
+struct kvci_load {
+	uint32_t client;
+	uint32_t first, count;
+	/* Block first + index is in memory (OK) and pinned until the lease is released, or will not come (DEGRADE: counted and,
+	 * if damaged, dropped). Called once for each block, in any order, possibly inside kvci_cache_load. */
+	void (*ready)(struct kvci_load *load, uint32_t index, kvc_status_t status, const struct kvci_extent *extent);
+	void *context;
+	uint32_t waiting;
+	struct kvci_load *next, *prev;
+	void *cache_private[2];
+};
+/* Attaches the client to the lease of its session and loads. NOT_FOUND: no such lease. */
+kvc_status_t kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load,
+                             const uint8_t request_id[KVCI_REQUEST_ID_BYTES]);
+/* No more ready() calls; the hold stays until release. */
+void kvci_cache_load_cancel(struct kvci_cache *cache, struct kvci_load *load);
+/* This client lets go of the lease; idempotent. */
+void kvci_cache_release(struct kvci_cache *cache, uint32_t client, const uint8_t request_id[KVCI_REQUEST_ID_BYTES]);
+
+/* A reader found the extent's bytes wrong. The brain has them checked on a worker and drops the block if they are. */
+void kvci_cache_report_damage(struct kvci_cache *cache, uint32_t client, const struct kvci_extent *extent);
+
+/* ---- store ------------------------------------------------------------------------------------------------------- */
+
+struct kvci_reserve {
+	uint8_t hash[KVCI_HASH_BYTES];
+	uint8_t parent_hash[KVCI_HASH_BYTES];
+	uint64_t position_tokens;
+	uint32_t token_count;
+	/* out */
+	kvc_status_t status; /* OK: gather; EXISTS, IN_FLIGHT, NO_SPACE, OVER_CAP, ... : do not */
+	uint64_t reservation;
+	struct kvci_extent extent;
+};
+/* Reserves in order until one does not fit. PENDING: the client first needs slab *ret_new_slab: map it, tell
+ * kvci_cache_slab_ready, ask again (what was reserved by this call so far stays reserved). */
+kvc_status_t kvci_cache_reserve(struct kvci_cache *cache, uint32_t client, uint32_t binding, struct kvci_reserve *blocks,
+                                uint32_t count, uint32_t *ret_new_slab);
+void kvci_cache_slab_ready(struct kvci_cache *cache, uint32_t client, uint32_t slab);
+/* checksums: one raw checksum a section. OK: sealed, seen by every later match. NOT_FOUND: no such reservation of this client.
+ * TIMED_OUT: it was overdue; the extent is free now and nothing was stored. */
+kvc_status_t kvci_cache_commit(struct kvci_cache *cache, uint32_t client, uint64_t reservation, const uint64_t *checksums,
+                               uint32_t checksum_count);
+kvc_status_t kvci_cache_abort(struct kvci_cache *cache, uint32_t client, uint64_t reservation);
+
+/* ---- upkeep and inspection ----------------------------------------------------------------------------------------- */
+
+/* done() when everything committed so far is durable or counted as dropped. */
+struct kvci_flush_wait {
+	void (*done)(struct kvci_flush_wait *wait, kvc_status_t status);
+	void *context;
+	struct kvci_flush_wait *next;
+	uint64_t ticket;
+	void *cache_private;
+};
+kvc_status_t kvci_cache_flush(struct kvci_cache *cache, struct kvci_flush_wait *wait);
+void kvci_cache_flush_cancel(struct kvci_cache *cache, struct kvci_flush_wait *wait);
+
+/* Drops one block everywhere (all its shards and forms). NOT_FOUND. A held block leaves the index at once and memory when let go. */
+kvc_status_t kvci_cache_drop(struct kvci_cache *cache, uint32_t space, uint32_t group, const uint8_t hash[KVCI_HASH_BYTES]);
+
+/* Events of the disk tier come in through these (wired by kvci_cache_create through tier.attach). */
+
+struct kvci_block_info {
+	struct kvci_block_id id;
+	uint32_t space, binding;
+	uint64_t epoch, form_id;
+	uint8_t parent_hash[KVCI_HASH_BYTES]; /* zeros when only the record knows it */
+	uint64_t position_tokens;
+	uint32_t token_count, shard_count;
+	uint64_t record_bytes;
+	bool in_memory, on_disk, writing, loading, reserved;
+	uint32_t holds, hits;
+	uint64_t last_used_ns, stored_ns;
+	struct kvci_extent extent; /* in memory */
+	struct kvc_place place;    /* on disk */
+};
+/* Walks at most `steps` blocks from *cursor (0: from the start); the walk is over when *cursor is 0 again. Blocks that come or go
+ * meanwhile may be seen or not; none is seen twice. */
+void kvci_cache_walk(struct kvci_cache *cache, uint64_t *cursor, uint32_t steps,
+                     void (*visit)(void *context, const struct kvci_block_info *info), void *context);
+/* The blocks whose hash begins with prefix_bytes bytes of `prefix`: the first of at most *ret_count (in: room, out: found). */
+kvc_status_t kvci_cache_find(struct kvci_cache *cache, const uint8_t *prefix, uint32_t prefix_nibbles,
+                             struct kvci_block_info *out, uint32_t room, uint32_t *ret_count);
+
+struct kvci_space_info {
+	const struct kvci_space *fields;
+	uint8_t fingerprint[KVCI_SPACE_BYTES];
+	uint64_t epoch;
+	uint64_t blocks, memory_blocks, disk_blocks, bytes;
+};
+uint32_t kvci_cache_space_count(const struct kvci_cache *cache);
+kvc_status_t kvci_cache_space_info(const struct kvci_cache *cache, uint32_t space, struct kvci_space_info *ret_info);
+const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, uint32_t binding);
+uint32_t kvci_cache_binding_space(const struct kvci_cache *cache, uint32_t binding);
+
+struct kvci_client_info {
+	uint32_t client;
+	uint64_t slab_bytes, reserved_bytes, reservations, quarantined, leases, leased_bytes;
+	bool has_session, session_owner;
+	uint8_t session_id[KVCI_SESSION_ID_BYTES];
+};
+kvc_status_t kvci_cache_client_info(const struct kvci_cache *cache, uint32_t client, struct kvci_client_info *ret_info);
+
+struct kvci_cache_totals {
+	uint64_t blocks, memory_blocks, disk_blocks, memory_used_bytes, memory_slab_bytes, memory_capacity_bytes;
+	uint64_t leased_bytes, reserved_bytes, quarantined_bytes, write_queue_bytes, loads_under_way;
+	bool index_loading;
+	kvc_status_t disk_health;
+};
+void kvci_cache_totals(const struct kvci_cache *cache, struct kvci_cache_totals *ret_totals);
+/* Walks all invariants (tests, `--debug-checks`): a line for people when one is broken, else NULL. */
+const char *kvci_cache_check(struct kvci_cache *cache);
+
+#endif

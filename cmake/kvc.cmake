@@ -1,0 +1,37 @@
+# Common flags and the two helpers every folder uses.
+add_library(kvc_flags INTERFACE)
+target_include_directories(kvc_flags INTERFACE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
+target_compile_definitions(kvc_flags INTERFACE _GNU_SOURCE)
+target_compile_options(kvc_flags INTERFACE -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes
+	-Wpointer-arith -Wvla -Wformat=2 -Wno-unused-parameter -fno-strict-aliasing)
+if(KVC_SANITIZE)
+	target_compile_options(kvc_flags INTERFACE -fsanitize=${KVC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+	target_link_options(kvc_flags INTERFACE -fsanitize=${KVC_SANITIZE})
+endif()
+if(KVC_FUZZ)
+	target_compile_options(kvc_flags INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all)
+	target_link_options(kvc_flags INTERFACE -fsanitize=address,undefined)
+endif()
+
+# kvc_module(NAME SOURCES... LINK libs...): a static library kvc_NAME of one folder.
+function(kvc_module name)
+	cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+	add_library(kvc_${name} STATIC ${arg_SOURCES})
+	target_link_libraries(kvc_${name} PUBLIC kvc_flags ${arg_LINK})
+endfunction()
+
+# kvc_test(NAME SOURCES... LINK libs... [LABEL unit|conform|...] [TIMEOUT s]): a cmocka program, run by ctest.
+function(kvc_test name)
+	cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "SOURCES;LINK;ARGS" ${ARGN})
+	if(NOT arg_LABEL)
+		set(arg_LABEL unit)
+	endif()
+	if(NOT arg_TIMEOUT)
+		set(arg_TIMEOUT 120)
+	endif()
+	add_executable(${name} ${arg_SOURCES})
+	target_link_libraries(${name} PRIVATE kvc_flags ${arg_LINK} PkgConfig::CMOCKA Threads::Threads)
+	set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+	add_test(NAME ${name} COMMAND ${name} ${arg_ARGS} WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+	set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+endfunction()

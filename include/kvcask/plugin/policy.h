@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Eviction policy: the order in which blocks leave the memory of one arena (the slabs of one owner). The policy sees
+ * node numbers only; it allocates nothing per call: the brain gives it `node_bytes` zeroed bytes for each node.
+ *
+ * Threads: owner thread only. All slots O(1) amortised.
+ * The conformance suite tests/conform/ must pass unchanged for every policy.
+ */
+#ifndef KVCASK_PLUGIN_POLICY_H
+#define KVCASK_PLUGIN_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <kvcask/status.h>
+
+enum { KVC_POLICY_ABI = 1 };
+
+#define KVC_POLICY_NO_NODE UINT32_MAX
+
+struct kvc_policy; /* each policy's struct begins with `const struct kvc_policy_ops *ops` */
+
+/* What the brain offers a policy. */
+struct kvc_policy_env {
+	void *context;
+	/* The policy's bytes of a node; stays valid until remove(). */
+	void *(*node)(void *context, uint32_t node);
+};
+
+struct kvc_policy_ops {
+	uint32_t struct_bytes;
+	uint32_t abi_version;
+	const char *name;
+	uint32_t node_bytes; /* at most 16 */
+	kvc_status_t (*create)(const struct kvc_policy_env *env, struct kvc_policy **ret_policy);
+	void (*destroy)(struct kvc_policy *policy);
+	void (*insert)(struct kvc_policy *policy, uint32_t node, uint64_t bytes, uint64_t now_ns);
+	/* Used by a match or a load. Callers touch a chain from its last block to its first, so that suffixes leave first. */
+	void (*touch)(struct kvc_policy *policy, uint32_t node, uint64_t now_ns);
+	void (*remove)(struct kvc_policy *policy, uint32_t node);
+	/* The best victim after `after` (KVC_POLICY_NO_NODE: the very best), without removing it: the brain skips pinned ones. */
+	uint32_t (*victim)(struct kvc_policy *policy, uint32_t after);
+};
+
+extern const struct kvc_policy_ops kvc_policy_lru_ops;
+
+#endif
