@@ -20,6 +20,9 @@ char *kvci_strndup(const char *text, size_t bytes);
 char *kvci_asprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void kvci_free(void *memory); /* NULL is fine; also for aligned memory */
 
+/* Bytes held at present, as the C library counts them (malloc_usable_size). */
+uint64_t kvci_alloc_live_bytes(void);
+
 /* Hook asked before each allocation; false makes it fail. NULL removes it. */
 void kvci_alloc_set_hook(int (*hook)(void *context, size_t bytes), void *context);
 
