@@ -95,13 +95,15 @@ struct kvc_tier_caps {
 /* What the tier tells its owner; called on the owner thread, inside poll() or attach(). */
 struct kvc_tier_events {
 	void *context;
-	/* A batch of what the tier holds, found at start (only durable tiers). `more` false: the index is complete. */
+	/* A batch of what the tier holds, found at start. `more` false: the index is complete; that call comes once, also from
+	 * tiers that hold nothing, and may carry no entries. One key may come with several places (it was stored or moved again):
+	 * the greatest generation, then offset_4k, is the newest. They come oldest first, but what is written meanwhile is newer. */
 	void (*index)(void *context, const struct kvc_tier_entry *entries, size_t count, bool more);
-	/* The records in [first, last) of one segment generation are about to be overwritten: after this call their places
-	 * are stale. */
+	/* All records of one segment generation are about to be overwritten: after this call their places are stale. */
 	void (*lost)(void *context, uint32_t segment, uint32_t generation);
-	/* The tier is about to reclaim a segment: is this entry still worth keeping? It is asked for each, and re-appends (and
-	 * reports through moved) at most a bounded share. */
+	/* The tier is about to reclaim a segment: is this entry (at this very place) still worth keeping? It is asked for each, and
+	 * re-appends (and reports through moved, with the new place in the entry) at most a bounded share; what was not moved goes
+	 * with lost. A moved entry that is not wanted any more is to be dropped. */
 	bool (*keep)(void *context, const struct kvc_tier_entry *entry);
 	void (*moved)(void *context, const struct kvc_tier_entry *entry, const struct kvc_place *old_place);
 	/* The device works again / no longer: for readiness and the circuit. text: one line for people. */
@@ -147,6 +149,9 @@ struct kvc_tier_ops {
 	void (*close)(struct kvc_tier *tier);
 };
 
+#define KVC_TIER_MAGIC UINT32_C(0x5254564b) /* "KVTR" */
+
+/* open() fills both; close() wipes magic. */
 struct kvc_tier {
 	const struct kvc_tier_ops *ops;
 	uint32_t magic;
@@ -155,6 +160,21 @@ struct kvc_tier {
 kvc_status_t kvc_tier_unsupported_drop(struct kvc_tier *tier, const struct kvc_tier_entry *entry);
 kvc_status_t kvc_tier_unsupported_register(struct kvc_tier *tier, void *base, size_t length_bytes);
 void kvc_tier_unsupported_unregister(struct kvc_tier *tier, void *base, size_t length_bytes);
+
+/* For the owner of a tier: the only way to call a slot. They check magic, bounds and alignment once, so that no tier has to:
+ * INVALID for what is the caller's bug (the tier never sees it). Same thread rule as the slots. */
+kvc_status_t kvci_tier_open(const struct kvc_tier_ops *ops, const struct kvc_tier_option *options,
+                            struct kvc_tier **ret_tier, char **ret_error);
+void kvci_tier_caps(struct kvc_tier *tier, struct kvc_tier_caps *ret_caps);
+kvc_status_t kvci_tier_attach(struct kvc_tier *tier, const struct kvc_tier_events *events);
+int kvci_tier_fd(struct kvc_tier *tier);
+void kvci_tier_poll(struct kvc_tier *tier, unsigned max_completions);
+kvc_status_t kvci_tier_submit(struct kvc_tier *tier, struct kvc_tier_request *request);
+kvc_status_t kvci_tier_drop(struct kvc_tier *tier, const struct kvc_tier_entry *entry);
+kvc_status_t kvci_tier_register_memory(struct kvc_tier *tier, void *base, size_t length_bytes);
+void kvci_tier_unregister_memory(struct kvc_tier *tier, void *base, size_t length_bytes);
+void kvci_tier_stats(struct kvc_tier *tier, struct kvc_tier_stats *ret_stats);
+void kvci_tier_close(struct kvc_tier *tier); /* NULL is fine */
 
 #ifdef __cplusplus
 }
