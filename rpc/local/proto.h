@@ -40,7 +40,7 @@ enum {
 /* X(NAME, number, what the fields mean) */
 #define KVCI_MESSAGE_TABLE(X)                                                                                                       \
 	X(HELLO, 1, "-> a: version, flags: KVCI_HELLO_*, id: session id, text: client name <- fd: window, a: its bytes, b: daemon pid, count: client id") \
-	X(BIND, 2, "-> array: struct kvc_form, then serialised space fields (cache/space.h) <- binding, a: epoch, b: space index")           \
+	X(BIND, 2, "-> array: struct kvc_form, then serialised space fields (cache/space.h) <- binding, a: epoch, b: space index, id: the space's fingerprint (checksums are seeded with it)") \
 	X(MATCH, 3, "-> binding, count, array: hashes, id: request, flags: KVCI_MATCH_* or KVCI_MATCH_EXTENTS, reply: room for bytes (EXISTS) or extents (EXTENTS) <- count: matched, first: in memory, a: on disk, b: load bytes, c: miss cause") \
 	X(LOAD, 4, "-> id: request, first, count, reply: room for count struct kvci_wire_extent <- LOAD_PROGRESS events, then this when all have a status") \
 	X(LOAD_PROGRESS, 5, "[event] tag of the LOAD; entries [first, first + count) of its reply array have got a status other than PENDING") \
