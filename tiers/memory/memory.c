@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Slabs: memfds, their seals, and the background touching of their pages. */
+#include "tiers/memory/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+enum {
+	MEMORY_SLABS_FIRST = 16,
+	MEMORY_SEALS_SIZE = F_SEAL_SHRINK | F_SEAL_GROW,
+	MEMORY_SEALS_ALL = MEMORY_SEALS_SIZE | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL,
+};
+/* A worker is away from other jobs for about so long as touching this takes (a few ms). */
+#define MEMORY_PREFAULT_BYTES UINT64_C(0x400000)
+
+struct memory_slab {
+	struct kvci_memory *memory;
+	uint32_t id;
+	int fd;
+	bool sealed;
+	bool dying; /* destroyed while a job touches it: the job's done() ends it */
+	bool touching;
+	atomic_bool stop; /* seen by the job */
+	uint64_t bytes;
+	uint64_t touched_bytes;
+	void *base;
+	struct kvci_job job;
+};
+
+struct kvci_memory {
+	struct kvci_memory_config config;
+	struct memory_slab **slabs;
+	uint32_t count, room;
+	bool quiet; /* no new jobs */
+};
+
+kvc_status_t kvci_memory_create(const struct kvci_memory_config *config, struct kvci_memory **ret_memory)
+{
+	struct kvci_memory *memory = kvci_alloc_zero(1, sizeof(*memory));
+
+	if (memory == NULL)
+		return KVC_NO_MEMORY;
+	memory->config = *config;
+	*ret_memory = memory;
+	return KVC_OK;
+}
+
+kvc_status_t kvci_memory_map(const char *name, uint64_t bytes, int *ret_fd, void **ret_base)
+{
+	kvc_status_t status = KVC_OK;
+	void *base = MAP_FAILED;
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return kvc_status_from_errno(errno);
+	if (bytes == 0 || bytes > INT64_MAX || ftruncate(fd, (off_t)bytes) != 0 ||
+	    fcntl(fd, F_ADD_SEALS, MEMORY_SEALS_SIZE) != 0) {
+		status = bytes == 0 || bytes > INT64_MAX ? KVC_INVALID : kvc_status_from_errno(errno);
+		goto fail;
+	}
+	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (base == MAP_FAILED) {
+		status = kvc_status_from_errno(errno);
+		goto fail;
+	}
+	/* A child of the daemon has no use for it, a core file no room. */
+	madvise(base, bytes, MADV_DONTFORK);
+	madvise(base, bytes, MADV_DONTDUMP);
+	*ret_fd = fd;
+	*ret_base = base;
+	return KVC_OK;
+fail:
+	close(fd);
+	return status;
+}
+
+void kvci_memory_unmap(void *base, uint64_t bytes)
+{
+	if (base != NULL)
+		munmap(base, bytes);
+}
+
+/* Where the slab is, or would be, in the array. */
+static struct memory_slab **memory_find(const struct kvci_memory *memory, uint32_t id)
+{
+	for (uint32_t i = 0; i < memory->count; i++)
+		if (memory->slabs[i]->id == id)
+			return &memory->slabs[i];
+	return NULL;
+}
+
+static void memory_slab_free(struct memory_slab *slab)
+{
+	if (slab->base != NULL)
+		munmap(slab->base, slab->bytes);
+	if (slab->fd >= 0)
+		close(slab->fd);
+	kvci_free(slab);
+}
+
+/* ---- touching pages ---- */
+
+static void memory_touch_run(struct kvci_job *job)
+{
+	struct memory_slab *slab = (struct memory_slab *)((char *)job - offsetof(struct memory_slab, job));
+	uint64_t left_bytes = slab->bytes - slab->touched_bytes;
+	uint64_t bytes = left_bytes < MEMORY_PREFAULT_BYTES ? left_bytes : MEMORY_PREFAULT_BYTES;
+
+	if (atomic_load_explicit(&slab->stop, memory_order_relaxed))
+		return;
+	/* Contents are not changed by it: blocks may be written meanwhile. When it fails (an old kernel, memory is
+	 * short) the pages come at first use, as without it. */
+	if (madvise((char *)slab->base + slab->touched_bytes, bytes, MADV_POPULATE_WRITE) != 0)
+		bytes = left_bytes;
+	slab->touched_bytes += bytes;
+}
+
+static void memory_touch_done(struct kvci_job *job)
+{
+	struct memory_slab *slab = (struct memory_slab *)((char *)job - offsetof(struct memory_slab, job));
+	struct kvci_memory *memory = slab->memory;
+
+	slab->touching = false;
+	if (slab->dying) {
+		memory_slab_free(slab);
+		return;
+	}
+	if (slab->touched_bytes < slab->bytes && !memory->quiet) {
+		slab->touching = true;
+		memory->config.run_job(memory->config.context, job);
+	}
+}
+
+/* ---- slabs ---- */
+
+static kvc_status_t memory_grow(struct kvci_memory *memory)
+{
+	uint32_t room = memory->room != 0 ? 2 * memory->room : MEMORY_SLABS_FIRST;
+	struct memory_slab **slabs;
+
+	if (memory->count < memory->room)
+		return KVC_OK;
+	slabs = kvci_realloc(memory->slabs, room * sizeof(slabs[0]));
+	if (slabs == NULL)
+		return KVC_NO_MEMORY;
+	memory->slabs = slabs;
+	memory->room = room;
+	return KVC_OK;
+}
+
+kvc_status_t kvci_memory_slab_create(struct kvci_memory *memory, uint32_t id, uint64_t bytes, bool private_to_client,
+                                     void **ret_base)
+{
+	struct memory_slab *slab;
+	kvc_status_t status = memory_grow(memory);
+
+	if (status != KVC_OK)
+		return status;
+	if (memory_find(memory, id) != NULL)
+		return KVC_EXISTS;
+	slab = kvci_alloc_zero(1, sizeof(*slab));
+	if (slab == NULL)
+		return KVC_NO_MEMORY;
+	slab->memory = memory;
+	slab->id = id;
+	slab->fd = -1;
+	status = kvci_memory_map("kvcask-slab", bytes, &slab->fd, &slab->base);
+	if (status != KVC_OK)
+		goto fail;
+	slab->bytes = bytes;
+	memory->slabs[memory->count++] = slab;
+	if (!private_to_client) {
+		status = kvci_memory_slab_seal(memory, id);
+		if (status != KVC_OK) {
+			memory->count--;
+			goto fail;
+		}
+	}
+	if (memory->config.prefault && !memory->quiet) {
+		slab->job.run = memory_touch_run;
+		slab->job.done = memory_touch_done;
+		slab->touching = true;
+		memory->config.run_job(memory->config.context, &slab->job);
+	}
+	*ret_base = slab->base;
+	return KVC_OK;
+fail:
+	memory_slab_free(slab);
+	return status;
+}
+
+void kvci_memory_slab_destroy(struct kvci_memory *memory, uint32_t id)
+{
+	struct memory_slab **place = memory_find(memory, id);
+	struct memory_slab *slab;
+
+	if (place == NULL)
+		return;
+	slab = *place;
+	*place = memory->slabs[--memory->count];
+	if (slab->touching) {
+		atomic_store_explicit(&slab->stop, true, memory_order_relaxed);
+		slab->dying = true;
+		return;
+	}
+	memory_slab_free(slab);
+}
+
+kvc_status_t kvci_memory_slab_seal(struct kvci_memory *memory, uint32_t id)
+{
+	struct memory_slab **place = memory_find(memory, id);
+	int seals;
+
+	if (place == NULL)
+		return KVC_NOT_FOUND;
+	if ((*place)->sealed)
+		return KVC_EXISTS;
+	fcntl((*place)->fd, F_ADD_SEALS, MEMORY_SEALS_ALL);
+	/* What counts is what is there: the client may have sealed it before us. */
+	seals = fcntl((*place)->fd, F_GET_SEALS);
+	if (seals < 0 || (seals & MEMORY_SEALS_ALL) != MEMORY_SEALS_ALL) {
+		kvci_log(KVCI_LOG_WARN, "memory", "slab %u: seals %#x instead of %#x: not used", id, seals, MEMORY_SEALS_ALL);
+		return KVC_DENIED;
+	}
+	(*place)->sealed = true;
+	return KVC_OK;
+}
+
+kvc_status_t kvci_memory_slab_fd(const struct kvci_memory *memory, uint32_t id, int *ret_fd, uint64_t *ret_bytes,
+                                 bool *ret_sealed)
+{
+	struct memory_slab **place = memory_find(memory, id);
+
+	if (place == NULL)
+		return KVC_NOT_FOUND;
+	*ret_fd = (*place)->fd;
+	*ret_bytes = (*place)->bytes;
+	*ret_sealed = (*place)->sealed;
+	return KVC_OK;
+}
+
+void kvci_memory_quiesce(struct kvci_memory *memory)
+{
+	memory->quiet = true;
+	for (uint32_t i = 0; i < memory->count; i++)
+		atomic_store_explicit(&memory->slabs[i]->stop, true, memory_order_relaxed);
+}
+
+void kvci_memory_destroy(struct kvci_memory *memory)
+{
+	if (memory == NULL)
+		return;
+	while (memory->count > 0)
+		memory_slab_free(memory->slabs[--memory->count]);
+	kvci_free(memory->slabs);
+	kvci_free(memory);
+}
