@@ -13,10 +13,10 @@
  *   - raw_checksum of a section: XXH3-64 of its raw bytes, seeded by kvci_section_seed(key, shard, section), so
  *     that a section of another record never passes.
  *   - stored_checksum: XXH3-64 of its stored bytes with the same seed; equals raw_checksum for the raw codec.
- *   - record_checksum: XXH3-64 of the header's first KVCI_RECORD_SEALED_BYTES bytes and the section table. It is not
- *     in the record: the index that leads to the record (memory or disk) holds it, so that a record which its
+ *   - record_checksum: XXH3-64 (seed 0) of the header's first KVCI_RECORD_SEALED_BYTES bytes and the section table. The
+ *     index that leads to the record (memory or disk) holds a copy of its own, so that a record which its
  *     owner rewrote after commit, or an older record at the same place, is a miss.
- *   - header_checksum: XXH3-64 of header bytes 0..183 and the section table, for rebuilds (no index at hand).
+ *   - header_checksum: the same number in the record, for rebuilds (no index at hand).
  *   - place_seal: binds a record to the place it was written to (store uuid, segment, generation, offset), written by the disk
  *     tier right before its write; not covered by the other checksums. See tiers/disk/README.md.
  *
@@ -40,7 +40,10 @@ enum {
 	KVCI_RECORD_SEALED_BYTES = 184, /* header bytes that checksums cover */
 	KVCI_HASH_BYTES = 32,
 	KVCI_SPACE_BYTES = 16,
+	KVCI_RECORD_HEAD_BYTES_MAX = 36864, /* the header and table of any record fit into its first so many bytes */
 };
+/* No record is longer: KVC_BLOCK_BYTES_MAX, 1,024 sections' alignment, header, table, padding. */
+#define KVCI_RECORD_BYTES_MAX (KVC_BLOCK_BYTES_MAX + (1 << 17))
 
 /* Flags of a record. */
 enum {
@@ -122,15 +125,16 @@ uint64_t kvci_record_write_raw(void *record, const struct kvci_record_meta *meta
 uint64_t kvci_record_checksum(const void *record);
 
 /* Reads a header and table from untrusted bytes: magic, version, header_checksum, every length and offset against
- * record_bytes and `available_bytes` (what can be read at `record`, at least one 4 KiB page). CORRUPT when anything is off; the
- * returned pointers lead into `record`. The caller must own the bytes (a private copy when a client can write them). */
+ * record_bytes and `available_bytes` (what can be read at `record`: all of it, or its first
+ * KVCI_RECORD_HEAD_BYTES_MAX bytes, or less when the table is known to fit; aligned to 8 bytes). CORRUPT when anything is off; the
+ * returned pointers lead into `record`. The sections themselves are not read. The caller must own the bytes (a private copy when a client can write them). */
 kvc_status_t kvci_record_parse(const void *record, size_t available_bytes, const struct kvci_record_header **ret_header,
                                const struct kvci_section_entry **ret_sections);
 
-/* OK when the parsed record is the one named by id and epoch, MISS or STALE_EPOCH otherwise. */
+/* OK when the parsed record is the one named by id and epoch, MISS (also for a tombstone) or STALE_EPOCH otherwise. */
 kvc_status_t kvci_record_is(const struct kvci_record_header *header, const struct kvci_block_id *id, uint64_t epoch);
 
-/* Checks all stored_checksums of a whole parsed record. CORRUPT at the first that fails; *ret_section (may be NULL)
+/* Checks all stored_checksums of a whole parsed record (record_bytes of it can be read). CORRUPT at the first that fails; *ret_section (may be NULL)
  * is its index. */
 kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
                                 const struct kvci_section_entry *sections, uint32_t *ret_section);

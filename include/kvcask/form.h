@@ -65,10 +65,10 @@ struct kvc_form {
 	uint32_t head_dim_v;          /* elements; may differ from K's */
 	uint32_t dtype;               /* enum kvc_dtype */
 	uint32_t arrangement;         /* enum kvc_arrangement */
-	uint32_t order;               /* enum kvc_order */
+	uint32_t order;               /* enum kvc_order; 0 with KVC_KV_LATENT */
 	uint32_t group;               /* index of the group in its space, from 0 */
 	uint32_t group_rule;          /* enum kvc_group_rule */
-	uint32_t window_tokens;       /* KVC_GROUP_WINDOW only */
+	uint32_t window_tokens;       /* KVC_GROUP_WINDOW only, and then at least 1 */
 	uint32_t shard_index;         /* which part of the KV this rank holds */
 	uint32_t shard_count;         /* at least 1 */
 	uint32_t page_extra_bytes;    /* engine bytes at the end of each page that are no K or V (scales) */

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Writing and checking records. What comes from a device, a peer or shared memory is checked here and refused; nothing
+ * is asserted on it.
+ */
+#include "base/record.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/copy.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a record in memory is its image on disk");
+_Static_assert(sizeof(struct kvci_block_id) == 56, "the block seed covers 56 bytes without padding");
+_Static_assert(sizeof(struct kvci_record_header) % KVCI_SECTION_ALIGN_BYTES == 0, "the section table follows at once");
+
+enum {
+	RECORD_FLAGS_KNOWN = KVCI_RECORD_LOSSY | KVCI_RECORD_CHUNK_KEY | KVCI_RECORD_TOMBSTONE,
+	RECORD_SECTIONS_MAX = KVC_FORM_LAYERS_MAX,
+};
+_Static_assert(KVCI_RECORD_HEAD_BYTES_MAX >= sizeof(struct kvci_record_header) +
+               RECORD_SECTIONS_MAX * sizeof(struct kvci_section_entry), "every header and table fit");
+
+uint64_t kvci_block_seed(const struct kvci_block_id *id)
+{
+	return kvci_checksum(id, sizeof(*id), 0);
+}
+
+uint64_t kvci_record_checksum(const void *record)
+{
+	const uint8_t *bytes = record;
+	uint32_t section_count;
+	struct kvci_copy_state state;
+
+	memcpy(&section_count, bytes + offsetof(struct kvci_record_header, section_count), sizeof(section_count));
+	kvci_copy_begin(&state, 0);
+	kvci_copy_run(&state, NULL, bytes, KVCI_RECORD_SEALED_BYTES, KVCI_COPY_CACHED);
+	kvci_copy_run(&state, NULL, bytes + sizeof(struct kvci_record_header),
+	              (size_t)section_count * sizeof(struct kvci_section_entry), KVCI_COPY_CACHED);
+	return kvci_copy_end(&state);
+}
+
+uint64_t kvci_record_write_raw(void *record, const struct kvci_record_meta *meta, const struct kvc_form *form,
+                               const struct kvc_form_sizes *sizes, const uint64_t *checksums)
+{
+	struct kvci_record_header *header = record;
+	struct kvci_section_entry *sections = (struct kvci_section_entry *)(header + 1);
+	uint64_t offset_bytes = sizes->sections_offset_bytes;
+
+	memset(record, 0, sizes->sections_offset_bytes);
+	header->magic = KVCI_RECORD_MAGIC;
+	header->version = KVCI_RECORD_VERSION;
+	header->flags = meta->flags;
+	header->record_bytes = sizes->record_bytes;
+	memcpy(header->space, meta->id.space, sizeof(header->space));
+	header->epoch = meta->epoch;
+	header->form_id = kvc_form_id(form);
+	memcpy(header->hash, meta->id.hash, sizeof(header->hash));
+	memcpy(header->parent_hash, meta->parent_hash, sizeof(header->parent_hash));
+	header->group = meta->id.group;
+	header->shard_index = meta->id.shard_index;
+	header->shard_count = meta->shard_count;
+	header->section_count = form->layer_count;
+	header->position_tokens = meta->position_tokens;
+	header->token_count = meta->token_count;
+	for (uint32_t i = 0; i < form->layer_count; i++) {
+		sections[i] = (struct kvci_section_entry){
+			.raw_checksum = checksums[i],
+			.stored_checksum = checksums[i],
+			.raw_bytes = (uint32_t)sizes->section_bytes,
+			.stored_bytes = (uint32_t)sizes->section_bytes,
+			.offset_64 = (uint32_t)(offset_bytes / KVCI_SECTION_ALIGN_BYTES),
+		};
+		offset_bytes += sizes->section_stride_bytes;
+	}
+	header->header_checksum = kvci_record_checksum(record);
+	return header->header_checksum;
+}
+
+/* The fields that must hold before a length of this header is believed. */
+static bool record_header_sane(const struct kvci_record_header *header, size_t available_bytes)
+{
+	static const uint8_t zeros[sizeof(header->reserved1)];
+	uint64_t table_end_bytes;
+
+	if (header->magic != KVCI_RECORD_MAGIC || header->version != KVCI_RECORD_VERSION ||
+	    (header->flags & ~RECORD_FLAGS_KNOWN) != 0)
+		return false;
+	if (header->section_count == 0 || header->section_count > RECORD_SECTIONS_MAX)
+		return false;
+	if (header->record_bytes == 0 || header->record_bytes % KVCI_RECORD_ALIGN_BYTES != 0 ||
+	    header->record_bytes > KVCI_RECORD_BYTES_MAX)
+		return false;
+	table_end_bytes = sizeof(*header) + (uint64_t)header->section_count * sizeof(struct kvci_section_entry);
+	if (table_end_bytes > available_bytes || table_end_bytes > header->record_bytes)
+		return false;
+	if (header->shard_count == 0 || header->shard_index >= header->shard_count || header->token_count == 0)
+		return false;
+	return header->reserved0 == 0 && memcmp(header->reserved1, zeros, sizeof(zeros)) == 0;
+}
+
+/* Sections lie in order, apart, behind the table and inside the record; raw ones are as long as they say. */
+static bool record_sections_sane(const struct kvci_record_header *header, const struct kvci_section_entry *sections)
+{
+	uint64_t raw_bytes = 0;
+	uint64_t end_bytes = sizeof(*header) + (uint64_t)header->section_count * sizeof(*sections);
+
+	for (uint32_t i = 0; i < header->section_count; i++) {
+		const struct kvci_section_entry *section = &sections[i];
+		uint64_t start_bytes = (uint64_t)section->offset_64 * KVCI_SECTION_ALIGN_BYTES;
+		bool raw = section->codec_k == 0 && section->codec_v == 0;
+
+		if (section->raw_bytes == 0 || start_bytes < end_bytes)
+			return false;
+		if (raw && (section->stored_bytes != section->raw_bytes ||
+		            section->stored_checksum != section->raw_checksum))
+			return false;
+		raw_bytes += section->raw_bytes;
+		end_bytes = start_bytes + section->stored_bytes;
+		if (end_bytes > header->record_bytes)
+			return false;
+	}
+	return raw_bytes <= KVC_BLOCK_BYTES_MAX;
+}
+
+kvc_status_t kvci_record_parse(const void *record, size_t available_bytes, const struct kvci_record_header **ret_header,
+                               const struct kvci_section_entry **ret_sections)
+{
+	const struct kvci_record_header *header = record;
+	const struct kvci_section_entry *sections = (const struct kvci_section_entry *)(header + 1);
+
+	if (available_bytes < sizeof(*header) || !record_header_sane(header, available_bytes) ||
+	    header->header_checksum != kvci_record_checksum(record) || !record_sections_sane(header, sections))
+		return KVC_CORRUPT;
+	*ret_header = header;
+	*ret_sections = sections;
+	return KVC_OK;
+}
+
+kvc_status_t kvci_record_is(const struct kvci_record_header *header, const struct kvci_block_id *id, uint64_t epoch)
+{
+	if (memcmp(header->space, id->space, sizeof(id->space)) != 0 ||
+	    memcmp(header->hash, id->hash, sizeof(id->hash)) != 0 || header->group != id->group ||
+	    header->shard_index != id->shard_index || (header->flags & KVCI_RECORD_TOMBSTONE) != 0)
+		return KVC_MISS;
+	return header->epoch == epoch ? KVC_OK : KVC_STALE_EPOCH;
+}
+
+kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
+                                const struct kvci_section_entry *sections, uint32_t *ret_section)
+{
+	struct kvci_block_id id = {.group = header->group, .shard_index = header->shard_index};
+	uint64_t seed;
+
+	memcpy(id.space, header->space, sizeof(id.space));
+	memcpy(id.hash, header->hash, sizeof(id.hash));
+	seed = kvci_block_seed(&id);
+	for (uint32_t i = 0; i < header->section_count; i++) {
+		const uint8_t *stored = (const uint8_t *)record + (uint64_t)sections[i].offset_64 * KVCI_SECTION_ALIGN_BYTES;
+
+		if (kvci_checksum(stored, sections[i].stored_bytes, kvci_section_seed(seed, i)) !=
+		    sections[i].stored_checksum) {
+			if (ret_section != NULL)
+				*ret_section = i;
+			return KVC_CORRUPT;
+		}
+	}
+	return KVC_OK;
+}
