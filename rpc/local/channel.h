@@ -46,7 +46,8 @@ struct kvci_peer {
 };
 /* OK; PENDING: nobody waits; otherwise an error of accept (NO_MEMORY, BUSY: out of fds). */
 kvc_status_t kvci_channel_accept(int listen_fd, int *ret_fd, struct kvci_peer *ret_peer);
-/* Connects at once or not at all. GONE: nobody listens; BUSY: the backlog is full; DENIED; TOO_BIG; NOT_FOUND is GONE. */
+/* Connects at once or not at all. GONE: nobody listens or no such file; BUSY: the backlog is full; PROTOCOL: a socket of another kind;
+ * DENIED; TOO_BIG. */
 kvc_status_t kvci_channel_connect(const char *path, int *ret_fd, char *error, size_t error_bytes);
 /* Two connected ends (embedded store, tests). */
 kvc_status_t kvci_channel_pair(int ret_fds[2]);
