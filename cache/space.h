@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Space: what makes KV values interchangeable. Values are never matched across spaces. The fields are text as the
- * engine's connector gives it; the fingerprint is the first 16 bytes of SHA-256 over all of them, each with its name and length, so
- * that no two different field lists collide by concatenation. The epoch is not in the fingerprint: it is the space's counter.
+ * engine's connector gives it; the fingerprint is the first 16 bytes of SHA-256 over the serialised form (below) of those that count and
+ * are not empty, each with its name and length, so that no two different field lists collide by concatenation. The epoch is not in the fingerprint: it is the space's counter.
  * Threads: pure.
  */
 #ifndef KVCI_SPACE_H
@@ -37,12 +37,14 @@ struct kvci_space {
 #undef KVCI_SPACE_MEMBER
 };
 
-/* model_name does not count. NULL counts as "". */
+/* model_name does not count. NULL counts as "". INVALID or TOO_BIG: a value that parse would refuse. */
 kvc_status_t kvci_space_fingerprint(const struct kvci_space *space, uint8_t ret_fingerprint[KVCI_SPACE_BYTES]);
 kvc_status_t kvci_space_copy(const struct kvci_space *from, struct kvci_space *ret_to);
 void kvci_space_fini(struct kvci_space *space);
-/* Serialised form (for the wire and the ledger): field count u32, then for each: name length u16, name, value length u32, value. Unknown names
- * are refused (INVALID), also repeated ones, NUL bytes, and lengths that overrun. */
+/* Serialised form (little-endian, for the wire and the ledger): field count u32, then for each: name length u16, name, value length u32, value. Unknown names
+ * are refused (INVALID), also repeated ones, values that are not UTF-8 or have control characters other than tab and newline (they go to
+ * logs and terminals), lengths that overrun, and bytes behind the last field; values over KVCI_SPACE_FIELD_BYTES_MAX are TOO_BIG. Serialising
+ * leaves empty fields out, in KVCI_SPACE_FIELDS' order; after parse and copy no field is NULL. */
 kvc_status_t kvci_space_parse(const void *bytes, size_t length_bytes, struct kvci_space *ret_space);
 /* *ret_bytes: kvci_free it. */
 kvc_status_t kvci_space_serialize(const struct kvci_space *space, void **ret_bytes, size_t *ret_length_bytes);
