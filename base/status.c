@@ -34,7 +34,7 @@ enum kvc_status_class kvc_status_class(kvc_status_t status)
 {
 	switch (status) {
 #define STATUS_CASE(name, number, class_, text)                                                    \
-	case KVC_##name:                                                                           \
+	case KVC_##name:; /* a declaration must not follow a label in C11 */                       \
 		_Static_assert((number) / 100 == KVC_CLASS_##class_, #name " is numbered in its class"); \
 		return KVC_CLASS_##class_;
 		KVC_STATUS_TABLE(STATUS_CASE)
