@@ -18,13 +18,16 @@
  * Memory is cut into slabs (one memfd each), a slab belongs to an *arena*: one store arena a client that stores, one load arena for
  * blocks read from the disk, and the slabs of dead clients, which join the load arena. Each arena has its own policy order. When the slabs
  * are all given out, an arena evicts its own; an arena with less than its fair share takes over the slab
- * whose newest use is the oldest, after all in it is evicted and nothing in it is held.
+ * whose newest use is the oldest, after all in it is evicted and nothing in it is held. A slab that is taken over is destroyed and a
+ * new one made: no slab ever holds blocks of two tenants, so there is one load arena a tenant, and clients may map slabs of their own tenant only.
+ * An arena of which everything is held may pass its fair share in the same way.
  *
  * Leases: a match with KVCI_MATCH_LEASE pins what it matched under (session, request id). Pinned and reserved bytes are capped
  * (lease_share, client_share); over the cap a match reports fewer blocks. A lease ends when no client holds it: the
  * one that matched, and each that attached to it.
  *
- * Threads: one owner thread; every function here is for it only. Callbacks come from inside these functions.
+ * Threads: one owner thread; every function here is for it only. Callbacks come from inside these functions, those of the disk tier and
+ * of jobs included; a callback must not call back into the brain, but may free the object that it ends.
  */
 #ifndef KVCI_CACHE_H
 #define KVCI_CACHE_H
@@ -90,9 +93,10 @@ struct kvci_cache_env {
 
 kvc_status_t kvci_cache_create(const struct kvci_cache_config *config, const struct kvci_cache_env *env,
                                struct kvci_cache **ret_cache);
+/* The tier was closed before (its last completions came then) and no job is under way. Destroys the slabs; calls no waits. */
 void kvci_cache_destroy(struct kvci_cache *cache);
-/* Called at least when due: deadlines, the write queue, index growth, circuits. Does a bounded piece of work;
- * returns when it wants to be called again (monotonic ns; UINT64_MAX: never). */
+/* Called at least when due, and after other calls (they may make something due): deadlines, the queues of the disk, mass release,
+ * sweeps, circuits. Does a bounded piece of work; returns when it wants to be called again (monotonic ns; UINT64_MAX: never). */
 uint64_t kvci_cache_tick(struct kvci_cache *cache);
 
 /* ---- spaces and bindings ---------------------------------------------------------------------------------------- */
@@ -116,13 +120,19 @@ void kvci_cache_space_saved(struct kvci_cache *cache, uint32_t space, uint64_t e
 
 /* ---- clients and sessions ---------------------------------------------------------------------------------------- */
 
-/* client ids are the caller's, never 0, never reused while it lives. */
-kvc_status_t kvci_cache_client_open(struct kvci_cache *cache, uint32_t client);
-/* An engine session groups the processes of one engine. owner: the scheduler; its death ends all leases of the session. */
+/* client ids are the caller's, never 0, never reused while it lives. tenant: whose blocks it may see (of its socket; NULL: ""): spaces of
+ * another tenant answer DENIED. EXISTS, NO_MEMORY. */
+kvc_status_t kvci_cache_client_open(struct kvci_cache *cache, uint32_t client, const char *tenant);
+/* An engine session groups the processes of one engine (of one tenant). owner: the scheduler; its death ends all leases of the session.
+ * A client that never joins has a session of its own. EXISTS: it is in another session, or holds something already. IN_USE: the session has
+ * an owner. */
 kvc_status_t kvci_cache_session_join(struct kvci_cache *cache, uint32_t client,
                                      const uint8_t session_id[KVCI_SESSION_ID_BYTES], bool owner);
-/* The client is dead (no thread of it runs any more): frees reservations and holds, its slabs become load slabs. */
+/* The client is dead (no thread of it runs any more): frees reservations and holds, its slabs become load slabs. What is left to do
+ * (thousands of holds) goes on in ticks; its loads get no more calls. */
 void kvci_cache_client_gone(struct kvci_cache *cache, uint32_t client);
+/* May this client map this slab read-only? False for unknown slabs, those of other tenants, and those that are not ready. */
+bool kvci_cache_slab_visible(const struct kvci_cache *cache, uint32_t client, uint32_t slab);
 
 /* ---- match, lease, load ------------------------------------------------------------------------------------------ */
 
@@ -186,8 +196,9 @@ struct kvci_extent {
 struct kvci_load {
 	uint32_t client;
 	uint32_t first, count;
-	/* Block first + index is in memory (OK) and pinned until the lease is released, or will not come (DEGRADE: counted and,
-	 * if damaged, dropped). Called once for each block, in any order, possibly inside kvci_cache_load. */
+	/* Block first + index is in memory (OK) and pinned until the lease is released, or will not come (MISS or DEGRADE: counted and,
+	 * if damaged, dropped; NO_SPACE: no memory came free for it; CANCELED: the lease ended). Called once for each block, in any order,
+	 * possibly inside kvci_cache_load; `waiting` is how many are still to come, at 0 the load is over and may be freed in the call. */
 	void (*ready)(struct kvci_load *load, uint32_t index, kvc_status_t status, const struct kvci_extent *extent);
 	void *context;
 	uint32_t waiting;
@@ -217,20 +228,22 @@ struct kvci_reserve {
 	uint64_t reservation;
 	struct kvci_extent extent;
 };
-/* Reserves in order until one does not fit. PENDING: the client first needs slab *ret_new_slab: map it, tell
- * kvci_cache_slab_ready, ask again (what was reserved by this call so far stays reserved). */
+/* Reserves in order until one does not fit; those behind it get its status. PENDING: the client first needs slab *ret_new_slab: map it,
+ * tell kvci_cache_slab_ready, ask again for those with status PENDING (what was reserved by this call so far stays reserved). */
 kvc_status_t kvci_cache_reserve(struct kvci_cache *cache, uint32_t client, uint32_t binding, struct kvci_reserve *blocks,
                                 uint32_t count, uint32_t *ret_new_slab);
 void kvci_cache_slab_ready(struct kvci_cache *cache, uint32_t client, uint32_t slab);
-/* checksums: one raw checksum a section. OK: sealed, seen by every later match. NOT_FOUND: no such reservation of this client.
- * TIMED_OUT: it was overdue; the extent is free now and nothing was stored. */
+/* checksums: one raw checksum a section. OK: sealed, seen by every later match. NOT_FOUND: no such reservation of this client. INVALID: not as many
+ * checksums as sections; it stays reserved. TIMED_OUT: it was overdue; STALE_EPOCH: the epoch was raised meanwhile; then the extent is free
+ * now and nothing was stored. */
 kvc_status_t kvci_cache_commit(struct kvci_cache *cache, uint32_t client, uint64_t reservation, const uint64_t *checksums,
                                uint32_t checksum_count);
 kvc_status_t kvci_cache_abort(struct kvci_cache *cache, uint32_t client, uint64_t reservation);
 
 /* ---- upkeep and inspection ----------------------------------------------------------------------------------------- */
 
-/* done() when everything committed so far is durable or counted as dropped. */
+/* done() when everything committed so far is durable or counted as dropped (possibly inside the call). Status: that of the disk's flush;
+ * CIRCUIT_OPEN when the disk is left alone at present; OK at once without a disk. */
 struct kvci_flush_wait {
 	void (*done)(struct kvci_flush_wait *wait, kvc_status_t status);
 	void *context;
@@ -264,9 +277,10 @@ struct kvci_block_info {
  * meanwhile may be seen or not; none is seen twice. */
 void kvci_cache_walk(struct kvci_cache *cache, uint64_t *cursor, uint32_t steps,
                      void (*visit)(void *context, const struct kvci_block_info *info), void *context);
-/* The blocks whose hash begins with prefix_bytes bytes of `prefix`: the first of at most *ret_count (in: room, out: found). */
-kvc_status_t kvci_cache_find(struct kvci_cache *cache, const uint8_t *prefix, uint32_t prefix_nibbles,
-                             struct kvci_block_info *out, uint32_t room, uint32_t *ret_count);
+/* The blocks whose hash begins with prefix_nibbles half bytes of `prefix` (64 of them: found by the index, else by walking). Looks at no more than
+ * `steps` blocks from *cursor (0: from the start) and finds at most `room`; the search is over when *cursor is 0 again. */
+kvc_status_t kvci_cache_find(struct kvci_cache *cache, const uint8_t *prefix, uint32_t prefix_nibbles, uint64_t *cursor,
+                             uint32_t steps, struct kvci_block_info *out, uint32_t room, uint32_t *ret_count);
 
 struct kvci_space_info {
 	const struct kvci_space *fields;
@@ -281,7 +295,8 @@ uint32_t kvci_cache_binding_space(const struct kvci_cache *cache, uint32_t bindi
 
 struct kvci_client_info {
 	uint32_t client;
-	uint64_t slab_bytes, reserved_bytes, reservations, quarantined, leases, leased_bytes;
+	uint64_t slab_bytes, reserved_bytes, reservations, quarantined, leases;
+	uint64_t leased_bytes; /* of its session */
 	bool has_session, session_owner;
 	uint8_t session_id[KVCI_SESSION_ID_BYTES];
 };
