@@ -48,5 +48,7 @@ struct kvc_codec_ops {
 /* NULL: this build has no such codec. */
 const struct kvc_codec_ops *kvc_codec_by_id(uint16_t id);
 const struct kvc_codec_ops *kvc_codec_by_name(const char *name);
+/* The codecs of this build in the order of their ids; NULL behind the last. */
+const struct kvc_codec_ops *kvc_codec_at(size_t index);
 
 #endif

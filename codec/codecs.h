@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The codecs of this build, for codec/ only. Everyone else asks kvc_codec_by_id or kvc_codec_by_name.
+ */
+#ifndef KVCI_CODECS_H
+#define KVCI_CODECS_H
+
+#include <kvcask/plugin/codec.h>
+
+/* X(ops): one line a codec, in the order of their ids. */
+#define KVCI_CODECS(X) X(kvc_codec_raw_ops)
+
+#define KVCI_CODEC_DECLARE(ops) extern const struct kvc_codec_ops ops;
+KVCI_CODECS(KVCI_CODEC_DECLARE)
+#undef KVCI_CODEC_DECLARE
+
+#endif
