@@ -71,6 +71,7 @@ struct kvci_cache_config {
 	uint64_t circuit_open_ns;        /* first pause after a failed disk; doubles up to circuit_open_max_ns */
 	uint64_t circuit_open_max_ns;
 	uint64_t max_blocks;             /* of the index, 0: as memory lasts */
+	uint64_t first_epoch;            /* of a space that was not restored: above any epoch it may have had in a ledger that was lost; 0: 1 */
 	const struct kvc_policy_ops *policy;
 };
 
