@@ -113,10 +113,16 @@ const char *kvci_config_nearest(const char *name)
 	for (unsigned i = 0; i < CONFIG_OPTION_COUNT; i++) {
 		const char *key = kvci_config_table[i].info.key, *last = strrchr(key, '.');
 		unsigned distance = config_distance(name, key);
+		char group[CONFIG_KEY_BYTES];
 
-		/* `capacity` for memory.capacity: the group forgotten. */
-		if (last != NULL && config_distance(name, last + 1) + 1 < distance)
-			distance = config_distance(name, last + 1) + 1;
+		if (last != NULL) { /* `capacity` for memory.capacity, `memry` for a group */
+			unsigned part = config_distance(name, last + 1) + 1;
+
+			distance = part < distance ? part : distance;
+			snprintf(group, sizeof(group), "%.*s", (int)(last - key), key);
+			part = config_distance(name, group) + 1;
+			distance = part < distance ? part : distance;
+		}
 		if (distance < least) {
 			least = distance;
 			nearest = key;

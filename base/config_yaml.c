@@ -241,7 +241,9 @@ static kvc_status_t yaml_map(struct yaml_walk *walk, const char *prefix, unsigne
 		if (text == NULL)
 			return KVC_CONFIG;
 		bytes = snprintf(key, sizeof(key), "%s%s%s", prefix, *prefix != '\0' ? "." : "", text);
-		if (bytes >= (int)sizeof(key) || *text == '\0')
+		if (*text == '\0')
+			return yaml_fail(walk, "a key is empty");
+		if (bytes >= (int)sizeof(key))
 			return yaml_fail(walk, "unknown key \"%.100s\"; the nearest key is \"%s\"", key, kvci_config_nearest(key));
 		status = yaml_next(walk);
 		if (status == KVC_OK)

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/loop.h"
+
+struct fixture {
+	struct kvci_loop *loop;
+	unsigned calls;
+	uint32_t events;
+	struct kvci_watch *watches[3];
+	struct kvci_timer timer;
+	uint64_t due_ns;
+};
+
+static int setup(void **state)
+{
+	struct fixture *fixture = calloc(1, sizeof(*fixture));
+
+	*state = fixture;
+	return kvci_loop_create(&fixture->loop) == KVC_OK ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *fixture = *state;
+
+	kvci_loop_destroy(fixture->loop);
+	free(fixture);
+	return 0;
+}
+
+static int ready_fd(void)
+{
+	int fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void on_event(void *context, uint32_t events)
+{
+	struct fixture *fixture = context;
+
+	fixture->calls++;
+	fixture->events = events;
+}
+
+static void test_loop__fd_is_ready__callback_with_its_events(void **state)
+{
+	struct fixture *fixture = *state;
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	assert_int_equal(kvci_loop_watch(fixture->loop, fd, EPOLLIN, on_event, fixture, &fixture->watches[0]), KVC_OK);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
+	assert_int_equal(fixture->calls, 0);
+	assert_int_equal(kvci_loop_rewatch(fixture->loop, fixture->watches[0], EPOLLIN | EPOLLOUT), KVC_OK);
+	assert_int_equal(kvci_loop_turn(fixture->loop, UINT64_MAX), KVC_OK);
+	assert_int_equal(fixture->calls, 1);
+	assert_int_equal(fixture->events, EPOLLOUT);
+	kvci_loop_unwatch(fixture->loop, fixture->watches[0]);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
+	assert_int_equal(fixture->calls, 1);
+	close(fd);
+}
+
+static void on_event_unwatch_all(void *context, uint32_t events)
+{
+	struct fixture *fixture = context;
+
+	fixture->calls++;
+	for (unsigned i = 0; i < 3; i++)
+		kvci_loop_unwatch(fixture->loop, fixture->watches[i]);
+}
+
+static void test_loop__unwatched_in_a_callback__others_of_the_turn_are_not_called(void **state)
+{
+	struct fixture *fixture = *state;
+	int fds[3];
+
+	for (unsigned i = 0; i < 3; i++) {
+		fds[i] = ready_fd();
+		assert_int_equal(kvci_loop_watch(fixture->loop, fds[i], EPOLLIN, on_event_unwatch_all, fixture,
+		                                 &fixture->watches[i]), KVC_OK);
+	}
+	assert_int_equal(kvci_loop_turn(fixture->loop, UINT64_MAX), KVC_OK);
+	assert_int_equal(fixture->calls, 1);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
+	assert_int_equal(fixture->calls, 1);
+	for (unsigned i = 0; i < 3; i++)
+		close(fds[i]);
+}
+
+static void test_loop__destroyed_with_watches_and_timers__all_is_freed(void **state)
+{
+	struct fixture *fixture = *state;
+	int fd = ready_fd();
+
+	assert_int_equal(kvci_loop_watch(fixture->loop, fd, EPOLLIN, on_event, fixture, &fixture->watches[0]), KVC_OK);
+	assert_int_equal(kvci_loop_timer_arm(fixture->loop, &fixture->timer, UINT64_MAX), KVC_OK);
+	kvci_loop_destroy(fixture->loop);
+	fixture->loop = NULL;
+	assert_int_equal(fixture->timer.due_ns, 0);
+	close(fd);
+}
+
+static void test_loop__bad_fd__is_refused(void **state)
+{
+	struct fixture *fixture = *state;
+	struct kvci_watch *watch = NULL;
+
+	assert_int_not_equal(kvci_loop_watch(fixture->loop, -1, EPOLLIN, on_event, fixture, &watch), KVC_OK);
+	assert_null(watch);
+}
+
+/* ---- timers ---- */
+
+enum { TIMERS = 500 };
+
+struct many_timers {
+	struct kvci_timer timers[TIMERS];
+	uint64_t due_ns[TIMERS]; /* what the model says; 0: not armed */
+};
+
+struct one_of_many {
+	struct many_timers *many;
+	unsigned index;
+	uint64_t *last_ns;
+	unsigned *fired;
+};
+
+static void on_ordered_timer(void *context)
+{
+	struct one_of_many *one = context;
+	uint64_t due_ns = one->many->due_ns[one->index];
+
+	assert_int_not_equal(due_ns, 0);
+	assert_true(due_ns >= *one->last_ns);
+	*one->last_ns = due_ns;
+	one->many->due_ns[one->index] = 0;
+	++*one->fired;
+}
+
+static void test_loop__timers_armed_moved_and_disarmed_at_random__fire_in_order(void **state)
+{
+	struct fixture *fixture = *state;
+	struct many_timers *many = calloc(1, sizeof(*many));
+	struct one_of_many *ones = calloc(TIMERS, sizeof(*ones));
+	unsigned fired = 0, armed = 0;
+	uint64_t last_ns = 0;
+
+	srand(7);
+	for (unsigned i = 0; i < TIMERS; i++) {
+		ones[i] = (struct one_of_many){many, i, &last_ns, &fired};
+		many->timers[i].run = on_ordered_timer;
+		many->timers[i].context = &ones[i];
+	}
+	for (unsigned step = 0; step < 20000; step++) {
+		unsigned i = (unsigned)rand() % TIMERS;
+
+		if (rand() % 3 == 0) {
+			kvci_loop_timer_disarm(fixture->loop, &many->timers[i]);
+			many->due_ns[i] = 0;
+		} else {
+			many->due_ns[i] = 1 + (unsigned)rand() % 1000; /* long past, with ties */
+			assert_int_equal(kvci_loop_timer_arm(fixture->loop, &many->timers[i], many->due_ns[i]), KVC_OK);
+		}
+	}
+	for (unsigned i = 0; i < TIMERS; i++)
+		armed += many->due_ns[i] != 0;
+	assert_int_equal(kvci_loop_turn(fixture->loop, UINT64_MAX), KVC_OK);
+	assert_int_equal(fired, armed);
+	for (unsigned i = 0; i < TIMERS; i++)
+		assert_int_equal(many->timers[i].due_ns, 0);
+	free(ones);
+	free(many);
+}
+
+static void on_timer_rearm_past(void *context)
+{
+	struct fixture *fixture = context;
+
+	fixture->calls++;
+	assert_int_equal(kvci_loop_timer_arm(fixture->loop, &fixture->timer, 0), KVC_OK);
+}
+
+static void test_loop__timer_that_arms_itself_for_the_past__runs_once_a_turn(void **state)
+{
+	struct fixture *fixture = *state;
+
+	fixture->timer.run = on_timer_rearm_past;
+	fixture->timer.context = fixture;
+	assert_int_equal(kvci_loop_timer_arm(fixture->loop, &fixture->timer, 1), KVC_OK);
+	for (unsigned turn = 1; turn <= 5; turn++) {
+		assert_int_equal(kvci_loop_turn(fixture->loop, UINT64_MAX), KVC_OK);
+		assert_int_equal(fixture->calls, turn);
+	}
+}
+
+static void on_timer(void *context)
+{
+	struct fixture *fixture = context;
+
+	fixture->calls++;
+	assert_true(kvci_loop_now_ns(fixture->loop) >= fixture->due_ns);
+}
+
+static void test_loop__timer_ahead__turn_waits_for_it_and_not_less(void **state)
+{
+	struct fixture *fixture = *state;
+
+	fixture->timer.run = on_timer;
+	fixture->timer.context = fixture;
+	fixture->due_ns = kvci_clock_ns() + 3 * KVCI_MS;
+	assert_int_equal(kvci_loop_timer_arm(fixture->loop, &fixture->timer, fixture->due_ns), KVC_OK);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
+	assert_int_equal(fixture->calls, 0);
+	while (fixture->calls == 0)
+		assert_int_equal(kvci_loop_turn(fixture->loop, UINT64_MAX), KVC_OK);
+	assert_true(kvci_clock_ns() >= fixture->due_ns);
+}
+
+static void test_loop__turn_with_a_limit__ends_at_it(void **state)
+{
+	struct fixture *fixture = *state;
+	uint64_t begin_ns = kvci_clock_ns();
+
+	assert_int_equal(kvci_loop_timer_arm(fixture->loop, &fixture->timer, UINT64_MAX), KVC_OK);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 2 * KVCI_MS), KVC_OK);
+	assert_true(kvci_clock_ns() - begin_ns >= 2 * KVCI_MS);
+}
+
+static void on_slow_timer(void *context)
+{
+	usleep(3000);
+}
+
+static void test_loop__slow_callback__is_the_longest_step_until_asked(void **state)
+{
+	struct fixture *fixture = *state;
+
+	fixture->timer.run = on_slow_timer;
+	assert_int_equal(kvci_loop_timer_arm(fixture->loop, &fixture->timer, 1), KVC_OK);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
+	assert_true(kvci_loop_longest_step_ns(fixture->loop) >= 3 * KVCI_MS);
+	assert_int_equal(kvci_loop_longest_step_ns(fixture->loop), 0);
+}
+
+/* ---- stop ---- */
+
+static void *stop_from_outside(void *context)
+{
+	usleep(5000);
+	kvci_loop_stop(context);
+	return NULL;
+}
+
+static void test_loop__stopped_from_a_thread__run_returns(void **state)
+{
+	struct fixture *fixture = *state;
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, stop_from_outside, fixture->loop), 0);
+	assert_int_equal(kvci_loop_run(fixture->loop), KVC_OK);
+	pthread_join(thread, NULL);
+}
+
+static void test_loop__stopped_before_run__returns_at_once_and_can_run_again(void **state)
+{
+	struct fixture *fixture = *state;
+
+	kvci_loop_stop(fixture->loop);
+	assert_int_equal(kvci_loop_run(fixture->loop), KVC_OK);
+	test_loop__stopped_from_a_thread__run_returns(state);
+}
+
+static struct kvci_loop *signal_loop;
+
+static void on_signal(int number)
+{
+	kvci_loop_stop(signal_loop);
+}
+
+static void test_loop__stopped_by_a_signal_handler__run_returns(void **state)
+{
+	struct fixture *fixture = *state;
+	struct sigaction action = {.sa_handler = on_signal}, before;
+
+	signal_loop = fixture->loop;
+	sigaction(SIGALRM, &action, &before);
+	ualarm(5000, 0);
+	assert_int_equal(kvci_loop_run(fixture->loop), KVC_OK);
+	sigaction(SIGALRM, &before, NULL);
+}
+
+#define LOOP_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		LOOP_TEST(test_loop__fd_is_ready__callback_with_its_events),
+		LOOP_TEST(test_loop__unwatched_in_a_callback__others_of_the_turn_are_not_called),
+		LOOP_TEST(test_loop__destroyed_with_watches_and_timers__all_is_freed),
+		LOOP_TEST(test_loop__bad_fd__is_refused),
+		LOOP_TEST(test_loop__timers_armed_moved_and_disarmed_at_random__fire_in_order),
+		LOOP_TEST(test_loop__timer_that_arms_itself_for_the_past__runs_once_a_turn),
+		LOOP_TEST(test_loop__timer_ahead__turn_waits_for_it_and_not_less),
+		LOOP_TEST(test_loop__turn_with_a_limit__ends_at_it),
+		LOOP_TEST(test_loop__slow_callback__is_the_longest_step_until_asked),
+		LOOP_TEST(test_loop__stopped_from_a_thread__run_returns),
+		LOOP_TEST(test_loop__stopped_before_run__returns_at_once_and_can_run_again),
+		LOOP_TEST(test_loop__stopped_by_a_signal_handler__run_returns),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
