@@ -69,6 +69,9 @@ void *kvci_alloc_aligned(size_t align, size_t bytes)
 {
 	void *memory = NULL;
 
+	/* posix_memalign refuses it too, but sanitizers end the program over it. */
+	if (align < sizeof(void *) || (align & (align - 1)) != 0)
+		return NULL;
 	if (!alloc_allowed(bytes) || posix_memalign(&memory, align, bytes != 0 ? bytes : 1) != 0)
 		return NULL;
 	return alloc_counted(memory);

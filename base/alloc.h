@@ -14,7 +14,7 @@
 void *kvci_alloc(size_t bytes);
 void *kvci_alloc_zero(size_t count, size_t bytes); /* overflow-checked */
 void *kvci_realloc(void *memory, size_t bytes);
-void *kvci_alloc_aligned(size_t align, size_t bytes);
+void *kvci_alloc_aligned(size_t align, size_t bytes); /* align: a power of two, 8 or more */
 char *kvci_strdup(const char *text);
 char *kvci_strndup(const char *text, size_t bytes);
 char *kvci_asprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
