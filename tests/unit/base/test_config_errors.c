@@ -109,6 +109,9 @@ static void test_config__bad_value__names_key_value_and_what_is_allowed(void **s
 		{"memory.capacity: 1023KiB", "f.yaml:1: memory.capacity: \"1023KiB\" is wrong; " SIZES},
 		{"memory.capacity: 65TiB", "f.yaml:1: memory.capacity: \"65TiB\" is wrong; " SIZES},
 		{"memory.capacity: 16777216TiB", "f.yaml:1: memory.capacity: \"16777216TiB\" is wrong; " SIZES},
+		/* 2^64 + 2^40 bytes, 2^64 + 2^30 bytes: in range when they wrap */
+		{"memory.capacity: 16777217TiB", "f.yaml:1: memory.capacity: \"16777217TiB\" is wrong; " SIZES},
+		{"memory.capacity: 18446744074783293440", "f.yaml:1: memory.capacity: \"18446744074783293440\" is wrong; " SIZES},
 		{"memory.capacity: 18446744073709551615", "f.yaml:1: memory.capacity: \"18446744073709551615\" is wrong; " SIZES},
 		{"memory.capacity: 99999999999999999999999999",
 	         "f.yaml:1: memory.capacity: \"99999999999999999999999999\" is wrong; " SIZES},
