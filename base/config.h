@@ -45,7 +45,7 @@ struct kvci_config {
 /* Defaults only. */
 kvc_status_t kvci_config_init(struct kvci_config *config);
 void kvci_config_fini(struct kvci_config *config);
-/* On failure *ret_error (kvci_free) is for people; config keeps what it had. source: for messages ("kvcaskd.yaml"). */
+/* On failure *ret_error (kvci_free; NULL after NO_MEMORY; ret_error may be NULL) is one line for people; config keeps what it had. source: for messages ("kvcaskd.yaml"). */
 kvc_status_t kvci_config_load_file(struct kvci_config *config, const char *path, char **ret_error);
 kvc_status_t kvci_config_load_text(struct kvci_config *config, const char *text, size_t length_bytes, const char *source, char **ret_error);
 kvc_status_t kvci_config_load_environment(struct kvci_config *config, char **environment, char **ret_error);

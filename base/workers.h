@@ -22,10 +22,12 @@ struct kvci_job {
 
 /* Mailbox: multi-producer, one consumer; its fd (eventfd) is readable while something waits. */
 kvc_status_t kvci_mailbox_create(struct kvci_mailbox **ret_mailbox);
+/* After every poster has returned (workers destroyed, threads joined) and what waits was drained. */
 void kvci_mailbox_destroy(struct kvci_mailbox *mailbox);
 int kvci_mailbox_fd(const struct kvci_mailbox *mailbox);
 void kvci_mailbox_post(struct kvci_mailbox *mailbox, struct kvci_job *job); /* any thread */
-/* Owner: runs `done` of what waits, at most max_jobs; returns how many ran. The fd stays readable when more waits. */
+/* Owner: runs `done` of what waits, at most max_jobs; returns how many ran. The fd stays readable when more waits; it
+ * may ring once for nothing. */
 unsigned kvci_mailbox_drain(struct kvci_mailbox *mailbox, unsigned max_jobs);
 
 kvc_status_t kvci_workers_create(const char *name, unsigned thread_count, struct kvci_workers **ret_workers);
