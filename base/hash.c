@@ -177,6 +177,22 @@ uint64_t kvci_hash_chain_tokens(const struct kvci_hash_chain *chain)
 	return chain->token_count;
 }
 
+kvc_status_t kvci_sha256_many(const void *bytes, size_t stride_bytes, const uint32_t *lengths_bytes, size_t count,
+                              uint8_t (*out)[32])
+{
+	EVP_MD *algorithm = EVP_MD_fetch(NULL, "SHA256", NULL);
+	EVP_MD_CTX *context = EVP_MD_CTX_new();
+	bool good = algorithm != NULL && context != NULL && EVP_DigestInit_ex2(context, algorithm, NULL) == 1;
+
+	for (size_t i = 0; good && i < count; i++)
+		good = EVP_DigestInit_ex2(context, NULL, NULL) == 1 &&
+		       EVP_DigestUpdate(context, (const uint8_t *)bytes + i * stride_bytes, lengths_bytes[i]) == 1 &&
+		       EVP_DigestFinal_ex(context, out[i], NULL) == 1;
+	EVP_MD_CTX_free(context);
+	EVP_MD_free(algorithm);
+	return good ? KVC_OK : KVC_NO_MEMORY;
+}
+
 kvc_status_t kvci_sha256(const void *bytes, size_t length_bytes, uint8_t out[32])
 {
 	return EVP_Digest(bytes, length_bytes, out, NULL, EVP_sha256(), NULL) == 1 ? KVC_OK : KVC_INTERNAL;

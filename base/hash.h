@@ -34,6 +34,10 @@ kvc_status_t kvci_hash_chain_append(struct kvci_hash_chain *chain, const uint32_
 /* Tokens taken so far, full blocks and the rest. */
 uint64_t kvci_hash_chain_tokens(const struct kvci_hash_chain *chain);
 
+/* SHA-256 of `count` buffers that start stride_bytes apart, each of its length, with one context: the bare hashing that a chain stands
+ * on, for comparison (kvcask bench keys). */
+kvc_status_t kvci_sha256_many(const void *bytes, size_t stride_bytes, const uint32_t *lengths_bytes, size_t count,
+                              uint8_t (*out)[32]);
 /* SHA-256 of a buffer. */
 kvc_status_t kvci_sha256(const void *bytes, size_t length_bytes, uint8_t out[32]);
 

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/bench/bench.h"
+
+struct bench_entry {
+	const char *name;
+	bench_fn run;
+	const char *text;
+};
+
+static const struct bench_entry bench_table[] = {
+	{ "allocator", bench_allocator, "places in a slab: bytes that are free but of no use, time an operation" },
+	{ "index", bench_index, "8,192 look-ups against a million blocks; its growth, step by step" },
+	{ "keys", bench_keys, "key chain of 128 K tokens against the bare hashing" },
+	{ "copy", bench_copy, "gather and scatter with checksum against memcpy, without a daemon" },
+};
+
+enum { BENCH_TABLE_COUNT = sizeof(bench_table) / sizeof(bench_table[0]) };
+
+static void main_usage(FILE *out)
+{
+	fprintf(out, "usage: kvcask bench [NAME ...] [--json] [--quick] [--pairs N] [--only TEXT] [--folder DIR]\n"
+	             "                    [--daemon FILE] [--progress]\n"
+	             "Measures kvcask beside a reference, in turns, in one run. NAMEs (none: all):\n");
+	for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
+		fprintf(out, "  %-10s %s\n", bench_table[i].name, bench_table[i].text);
+	fprintf(out, "  --json         one JSON object a measurement\n"
+	             "  --quick        smaller and fewer: a minute in all; bars are still compared\n"
+	             "  --pairs N      turns of ours and the reference (at least %d)\n"
+	             "  --only TEXT    only the cases with TEXT in \"bench.case\"\n"
+	             "  --folder DIR   on a real disk, for what is written (default: the current one)\n"
+	             "  --daemon FILE  kvcaskd (default: beside this program)\n"
+	             "  --progress     say on stderr what runs, also when that is no terminal\n"
+	             "Exit status: 0 all bars met, 1 a bar missed, 2 wrong usage, 3 a bench failed.\n",
+	        BENCH_PAIRS_MIN);
+}
+
+static const struct bench_entry *main_find(const char *name)
+{
+	for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
+		if (strcmp(bench_table[i].name, name) == 0)
+			return &bench_table[i];
+	return NULL;
+}
+
+static int main_run(const struct bench_entry *entry, const struct bench_options *options, struct bench_report *report)
+{
+	kvc_status_t status = entry->run(options, report);
+
+	if (status == KVC_OK)
+		return 0;
+	bench_note("%s failed: %s", entry->name, kvc_status_text(status));
+	return 3;
+}
+
+/* -1: go on; else the exit status. */
+static int main_options(int argc, char **argv, struct bench_options *options)
+{
+	static const struct option table[] = {
+		{ "json", no_argument, NULL, 'j' },           { "quick", no_argument, NULL, 'q' },
+		{ "pairs", required_argument, NULL, 'n' },    { "only", required_argument, NULL, 'o' },
+		{ "folder", required_argument, NULL, 'f' },   { "daemon", required_argument, NULL, 'd' },
+		{ "progress", no_argument, NULL, 'p' },       { "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int found;
+
+	optind = 1;
+	while ((found = getopt_long(argc, argv, "h", table, NULL)) != -1) {
+		switch (found) {
+		case 'j':
+			options->json = true;
+			break;
+		case 'q':
+			options->quick = true;
+			break;
+		case 'n':
+			options->pairs = (uint32_t)strtoul(optarg, NULL, 10);
+			break;
+		case 'o':
+			options->only = optarg;
+			break;
+		case 'f':
+			options->folder = optarg;
+			break;
+		case 'd':
+			options->daemon = optarg;
+			break;
+		case 'p':
+			options->progress = true;
+			break;
+		case 'h':
+			main_usage(stdout);
+			return 0;
+		default:
+			main_usage(stderr);
+			return 2;
+		}
+	}
+	return -1;
+}
+
+int kvci_bench_main(int argc, char **argv)
+{
+	struct bench_options options = { .folder = "." };
+	struct bench_report report = { .options = &options };
+	int failed = main_options(argc, argv, &options);
+
+	if (failed >= 0)
+		return failed;
+	failed = 0;
+	for (int i = optind; i < argc; i++)
+		if (main_find(argv[i]) == NULL) {
+			fprintf(stderr, "kvcask bench: no bench is called %s\n", argv[i]);
+			main_usage(stderr);
+			return 2;
+		}
+	if (optind == argc)
+		for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
+			failed |= main_run(&bench_table[i], &options, &report);
+	for (int i = optind; i < argc; i++)
+		failed |= main_run(main_find(argv[i]), &options, &report);
+	return failed != 0 ? failed : report.missed != 0;
+}
