@@ -319,11 +319,10 @@ static int command_hold(const struct options *options, struct kvc_space *space)
 		if (status != KVC_OK)
 			return fail("reserve", status);
 	}
-	if (options->fork_child && fork() == 0) {
-		for (;;)
-			pause(); /* keeps the socket open: the daemon must notice the parent's death by its pidfd */
-	}
-	printf("holding %u\n", match.matched_blocks);
+	pid_t child = options->fork_child ? fork() : 0;
+	while (options->fork_child && child == 0)
+		pause(); /* keeps the socket open: the daemon must notice the parent's death by its pidfd */
+	printf("holding %u %d\n", match.matched_blocks, (int)child);
 	fflush(stdout);
 	for (;;)
 		pause();
