@@ -3,6 +3,8 @@
  * The copy kernel for AVX2: one stripe is two registers. Compiled with -mavx2 and used only on CPUs that have it: nothing in this
  * file may run before usable() said so.
  */
+#include <stdbool.h>
+
 #include "base/copy_kernel.h"
 #include "base/cpu.h"
 
@@ -10,9 +12,8 @@
 
 #include <immintrin.h>
 
-enum {
-	AVX2_PREFETCH_BYTES = 1024,
-};
+/* As in copy_avx512.c. */
+enum { AVX2_AHEAD_STRIPES = 64 };
 
 static inline __attribute__((always_inline)) __m256i avx2_load(const uint8_t *bytes)
 {
@@ -60,12 +61,14 @@ static inline __attribute__((always_inline)) void avx2_put(enum avx2_store store
 /* `count` stripes, the first of them number `in_block` of its block; no scramble. */
 static inline __attribute__((always_inline)) void avx2_stripes(__m256i acc[2], __m256i last[2], uint8_t *dst,
                                                                const uint8_t *src, const uint8_t *secret,
-                                                               size_t count, enum avx2_store store)
+                                                               size_t count, enum avx2_store store, bool ahead)
 {
+#pragma GCC unroll 4
 	for (size_t i = 0; i < count; i++) {
 		__m256i low, high;
 
-		_mm_prefetch((const char *)src + AVX2_PREFETCH_BYTES + 64 * i, _MM_HINT_T0);
+		if (ahead)
+			_mm_prefetch((const char *)src + 64 * (AVX2_AHEAD_STRIPES + i), _MM_HINT_T0);
 		low = avx2_load(src + 64 * i);
 		high = avx2_load(src + 64 * i + 32);
 		avx2_put(store, dst, 64 * i, low, high);
@@ -91,10 +94,10 @@ static inline __attribute__((always_inline)) void avx2_run(struct kvci_copy_stat
 
 		if (count > stripes)
 			count = stripes;
-		if (count == COPY_BLOCK_STRIPES)
-			avx2_stripes(acc, last, dst, src, secret, COPY_BLOCK_STRIPES, store);
+		if (count == COPY_BLOCK_STRIPES && stripes >= COPY_BLOCK_STRIPES + AVX2_AHEAD_STRIPES)
+			avx2_stripes(acc, last, dst, src, secret, COPY_BLOCK_STRIPES, store, true);
 		else
-			avx2_stripes(acc, last, dst, src, secret + 8 * in_block, count, store);
+			avx2_stripes(acc, last, dst, src, secret + 8 * in_block, count, store, false);
 		in_block += (uint32_t)count;
 		if (in_block == COPY_BLOCK_STRIPES) {
 			acc[0] = avx2_scramble(acc[0], avx2_load(secret + COPY_SCRAMBLE_SECRET));
@@ -130,7 +133,8 @@ static void avx2_copy_stream(struct kvci_copy_state *state, uint8_t *dst, const 
 static void avx2_bare(uint8_t *dst, const uint8_t *src, size_t stripes)
 {
 	for (; stripes != 0; stripes--, src += 64, dst += 64) {
-		_mm_prefetch((const char *)src + AVX2_PREFETCH_BYTES, _MM_HINT_T0);
+		if (stripes > AVX2_AHEAD_STRIPES)
+			_mm_prefetch((const char *)src + 64 * AVX2_AHEAD_STRIPES, _MM_HINT_T0);
 		avx2_put(AVX2_STREAM, dst, 0, avx2_load(src), avx2_load(src + 32));
 	}
 }

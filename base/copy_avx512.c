@@ -6,6 +6,8 @@
  * The loads run ahead of the hash by software prefetch, since the hardware's stops at each page and a run's first page
  * is always new to it.
  */
+#include <stdbool.h>
+
 #include "base/copy_kernel.h"
 #include "base/cpu.h"
 
@@ -13,9 +15,9 @@
 
 #include <immintrin.h>
 
-enum {
-	AVX512_PREFETCH_BYTES = 1024,
-};
+/* How far the prefetch is ahead: one page, of 8 to 64 stripes the best by a little (tests/bench/bench_copy.c). Inside a run only:
+ * what lies behind it is not ours, and often not next. */
+enum { AVX512_AHEAD_STRIPES = 64 };
 
 static inline __attribute__((always_inline)) __m512i avx512_accumulate(__m512i acc, __m512i value, __m512i secret)
 {
@@ -48,6 +50,22 @@ static inline __attribute__((always_inline)) void avx512_put(enum avx512_store s
 		_mm512_stream_si512((__m512i *)(void *)(dst + at), value);
 }
 
+/* The 16 stripes of a block, without the scramble. */
+static inline __attribute__((always_inline)) __m512i avx512_block(__m512i acc, __m512i *last, uint8_t *dst,
+                                                                  const uint8_t *src, const uint8_t *secret,
+                                                                  enum avx512_store store, bool ahead)
+{
+#pragma GCC unroll 16
+	for (size_t i = 0; i < COPY_BLOCK_STRIPES; i++) {
+		if (ahead)
+			_mm_prefetch((const char *)src + 64 * (AVX512_AHEAD_STRIPES + i), _MM_HINT_T0);
+		*last = _mm512_loadu_si512(src + 64 * i);
+		avx512_put(store, dst, 64 * i, *last);
+		acc = avx512_accumulate(acc, *last, _mm512_loadu_si512(secret + 8 * i));
+	}
+	return acc;
+}
+
 static inline __attribute__((always_inline)) void avx512_run(struct kvci_copy_state *state, uint8_t *dst,
                                                              const uint8_t *src, size_t stripes,
                                                              enum avx512_store store)
@@ -60,28 +78,22 @@ static inline __attribute__((always_inline)) void avx512_run(struct kvci_copy_st
 	while (stripes != 0) {
 		size_t count = COPY_BLOCK_STRIPES - in_block;
 
-		if (count == COPY_BLOCK_STRIPES && stripes >= COPY_BLOCK_STRIPES) {
-#pragma GCC unroll 16
-			for (size_t i = 0; i < COPY_BLOCK_STRIPES; i++) {
-				_mm_prefetch((const char *)src + AVX512_PREFETCH_BYTES + 64 * i, _MM_HINT_T0);
-				value = _mm512_loadu_si512(src + 64 * i);
-				avx512_put(store, dst, 64 * i, value);
-				acc = avx512_accumulate(acc, value, _mm512_loadu_si512(secret + 8 * i));
-			}
-			acc = avx512_scramble(acc, secret);
-		} else {
-			if (count > stripes)
-				count = stripes;
+		if (count > stripes)
+			count = stripes;
+		if (count == COPY_BLOCK_STRIPES && stripes >= COPY_BLOCK_STRIPES + AVX512_AHEAD_STRIPES)
+			acc = avx512_block(acc, &value, dst, src, secret, store, true);
+		else if (count == COPY_BLOCK_STRIPES)
+			acc = avx512_block(acc, &value, dst, src, secret, store, false);
+		else
 			for (size_t i = 0; i < count; i++) {
 				value = _mm512_loadu_si512(src + 64 * i);
 				avx512_put(store, dst, 64 * i, value);
 				acc = avx512_accumulate(acc, value, _mm512_loadu_si512(secret + 8 * (in_block + i)));
 			}
-			in_block += (uint32_t)count;
-			if (in_block == COPY_BLOCK_STRIPES) {
-				acc = avx512_scramble(acc, secret);
-				in_block = 0;
-			}
+		in_block += (uint32_t)count;
+		if (in_block == COPY_BLOCK_STRIPES) {
+			acc = avx512_scramble(acc, secret);
+			in_block = 0;
 		}
 		src += 64 * count;
 		dst = store == AVX512_NONE ? dst : dst + 64 * count;
@@ -111,8 +123,9 @@ static void avx512_bare(uint8_t *dst, const uint8_t *src, size_t stripes)
 {
 	for (; stripes >= 8; stripes -= 8, src += 512, dst += 512) {
 #pragma GCC unroll 8
-		for (int i = 0; i < 8; i++) {
-			_mm_prefetch((const char *)src + AVX512_PREFETCH_BYTES + 64 * i, _MM_HINT_T0);
+		for (size_t i = 0; i < 8; i++) {
+			if (stripes >= 8 + AVX512_AHEAD_STRIPES)
+				_mm_prefetch((const char *)src + 64 * (AVX512_AHEAD_STRIPES + i), _MM_HINT_T0);
 			_mm512_stream_si512((__m512i *)(void *)(dst + 64 * i), _mm512_loadu_si512(src + 64 * i));
 		}
 	}

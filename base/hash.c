@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vLLM's sha256_cbor chains. Per block: the CBOR image is built in one buffer without branches on the tokens, then one
- * init, update, final of a context that keeps its fetched algorithm (the easy calls fetch it again each time, 3 to 4 times as slow).
+ * vLLM's sha256_cbor chains. Per block: the CBOR image is built in one buffer without branches on the tokens
+ * (hash_cbor.h), then one init, update, final of a context that keeps its fetched algorithm (the easy calls fetch it again
+ * each time, 3 to 4 times as slow).
  */
 #include "base/hash.h"
 
@@ -11,13 +12,11 @@
 #include <openssl/evp.h>
 
 #include "base/alloc.h"
+#include "base/hash_cbor.h"
 
 enum {
 	HASH_BYTES = 32,
 	HASH_PREFIX_BYTES = 35,    /* 83: array of 3; 58 20: byte string of 32; the parent */
-	HASH_ARRAY_BYTES_MAX = 5,
-	HASH_TOKEN_BYTES_MAX = 5,
-	HASH_SLACK_BYTES = 8,      /* the encoder stores whole words */
 	HASH_BLOCK_TOKENS_MAX = 65536,
 };
 
@@ -30,52 +29,9 @@ struct kvci_hash_chain {
 	uint8_t last_hash[HASH_BYTES];
 	uint8_t *image;         /* CBOR of one block; what comes before the tokens never changes but for the parent */
 	size_t tokens_offset_bytes;
+	struct kvci_cbor cbor;
 	uint32_t pending[];
 };
-
-/* CBOR array header with the shortest length. */
-static size_t hash_put_array(uint8_t *out, uint32_t count)
-{
-	if (count < 24) {
-		out[0] = (uint8_t)(0x80 | count);
-		return 1;
-	}
-	if (count < 256) {
-		out[0] = 0x98;
-		out[1] = (uint8_t)count;
-		return 2;
-	}
-	if (count < 65536) {
-		out[0] = 0x99;
-		out[1] = (uint8_t)(count >> 8);
-		out[2] = (uint8_t)count;
-		return 3;
-	}
-	out[0] = 0x9a;
-	out[1] = (uint8_t)(count >> 24);
-	out[2] = (uint8_t)(count >> 16);
-	out[3] = (uint8_t)(count >> 8);
-	out[4] = (uint8_t)count;
-	return 5;
-}
-
-/* CBOR unsigned integers in their shortest form: a big-endian number of 1, 2, 3 or 5 bytes whose head stands above the
- * value. One 8-byte store a token; what it writes too much, the next one overwrites. */
-static uint8_t *hash_put_tokens(uint8_t *out, const uint32_t *tokens, size_t count)
-{
-	static const uint64_t head[4] = {0, 0x1800, 0x190000, UINT64_C(0x1a00000000)};
-	static const uint8_t bytes[4] = {1, 2, 3, 5};
-
-	for (size_t i = 0; i < count; i++) {
-		uint64_t token = tokens[i];
-		unsigned width = (token > 23) + (token > 255) + (token > 65535);
-		uint64_t word = __builtin_bswap64((head[width] + token) << (64 - 8 * bytes[width]));
-
-		memcpy(out, &word, sizeof(word));
-		out += bytes[width];
-	}
-	return out;
-}
 
 kvc_status_t kvci_hash_chain_create(uint32_t engine_block_tokens, const uint8_t *root,
                                     struct kvci_hash_chain **ret_chain)
@@ -91,12 +47,14 @@ kvc_status_t kvci_hash_chain_create(uint32_t engine_block_tokens, const uint8_t 
 		return KVC_INVALID;
 	if (engine_block_tokens > HASH_BLOCK_TOKENS_MAX)
 		return KVC_TOO_BIG;
-	chain = kvci_alloc_zero(1, sizeof(*chain) + engine_block_tokens * sizeof(chain->pending[0]));
+	chain = kvci_alloc_aligned(_Alignof(struct kvci_hash_chain),
+	                           sizeof(*chain) + engine_block_tokens * sizeof(chain->pending[0]));
 	if (chain == NULL)
 		return KVC_NO_MEMORY;
+	memset(chain, 0, sizeof(*chain));
 	chain->block_tokens = engine_block_tokens;
-	chain->image = kvci_alloc(HASH_PREFIX_BYTES + HASH_ARRAY_BYTES_MAX +
-	                          (size_t)engine_block_tokens * HASH_TOKEN_BYTES_MAX + HASH_SLACK_BYTES);
+	chain->image = kvci_alloc(HASH_PREFIX_BYTES + KVCI_CBOR_HEAD_BYTES_MAX +
+	                          (size_t)engine_block_tokens * KVCI_CBOR_HEAD_BYTES_MAX + KVCI_CBOR_SLACK_BYTES);
 	chain->algorithm = EVP_MD_fetch(NULL, "SHA256", NULL);
 	chain->context = EVP_MD_CTX_new();
 	if (chain->image == NULL || chain->algorithm == NULL || chain->context == NULL ||
@@ -105,7 +63,8 @@ kvc_status_t kvci_hash_chain_create(uint32_t engine_block_tokens, const uint8_t 
 	memcpy(chain->last_hash, root != NULL ? root : vllm_root, HASH_BYTES);
 	memcpy(chain->image, "\x83\x58\x20", 3);
 	chain->tokens_offset_bytes =
-		HASH_PREFIX_BYTES + hash_put_array(chain->image + HASH_PREFIX_BYTES, engine_block_tokens);
+		HASH_PREFIX_BYTES + kvci_cbor_put_array(chain->image + HASH_PREFIX_BYTES, engine_block_tokens);
+	kvci_cbor_init(&chain->cbor, KVCI_CBOR_BEST);
 	*ret_chain = chain;
 	return KVC_OK;
 fail:
@@ -154,8 +113,8 @@ kvc_status_t kvci_hash_chain_append(struct kvci_hash_chain *chain, const uint32_
 		uint32_t fresh = chain->block_tokens - have;
 
 		memcpy(chain->image + 3, parent, HASH_BYTES);
-		end = hash_put_tokens(end, chain->pending, have);
-		end = hash_put_tokens(end, tokens + taken, fresh);
+		end = kvci_cbor_put_tokens(&chain->cbor, end, chain->pending, have);
+		end = kvci_cbor_put_tokens(&chain->cbor, end, tokens + taken, fresh);
 		if (!hash_finish(chain, end, extra, extra_bytes, out_hashes[block]))
 			return KVC_INTERNAL; /* the chain is as it was */
 		parent = out_hashes[block];
