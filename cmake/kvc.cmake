@@ -35,3 +35,21 @@ function(kvc_test name)
 	add_test(NAME ${name} COMMAND ${name} ${arg_ARGS} WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 	set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
 endfunction()
+
+# kvc_python_test(NAME SCRIPT [ARGS...] [LABEL ...] [TIMEOUT s]): a Python 3 script (standard library only) against our real programs.
+# KVC_SLOW stretches waits in sanitizer builds.
+find_package(Python3 3.9 REQUIRED COMPONENTS Interpreter)
+function(kvc_python_test name script)
+	cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "ARGS" ${ARGN})
+	if(NOT arg_TIMEOUT)
+		set(arg_TIMEOUT 600)
+	endif()
+	set(slow 1)
+	if(KVC_SANITIZE)
+		set(slow 6)
+	endif()
+	add_test(NAME ${name} COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_SOURCE_DIR}/${script} ${arg_ARGS}
+		WORKING_DIRECTORY ${CMAKE_BINARY_DIR})
+	set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77
+		ENVIRONMENT "KVC_BUILD=${CMAKE_BINARY_DIR};KVC_SLOW=${slow}")
+endfunction()

@@ -27,7 +27,7 @@ struct options {
 	const char *command, *target, *log, *hold, *model, *session;
 	uint64_t seed, chains, requests, seconds, block_bytes, flush_every, timeout_ms;
 	uint32_t blocks;
-	bool fork_child, random;
+	bool fork_child, random, list;
 };
 
 struct figures {
@@ -259,6 +259,15 @@ static struct logged *read_log(const char *path, size_t *ret_count)
 	return blocks != NULL ? blocks : calloc(1, sizeof(*blocks));
 }
 
+/* --list: a line a block, "b HASH loaded|failed|missed". */
+static void list_block(const uint8_t hash[KVC_HASH_BYTES], const char *verdict)
+{
+	printf("b ");
+	for (unsigned i = 0; i < KVC_HASH_BYTES; i++)
+		printf("%02x", hash[i]);
+	printf(" %s\n", verdict);
+}
+
 static int command_check(const struct options *options, struct kvc_client *client, struct kvc_space *space,
                          const struct loadgen_shape *shape)
 {
@@ -290,6 +299,8 @@ static int command_check(const struct options *options, struct kvc_client *clien
 		}
 		f.hits_flushed += blocks[i].flushed && f.loaded > loaded_before;
 		(void)kvc_release(client, &request);
+		if (options->list)
+			list_block(hash[0], f.loaded > loaded_before ? "loaded" : match.matched_blocks == 1 ? "failed" : "missed");
 	}
 	free(blocks);
 	print_figures(&f);
@@ -336,7 +347,8 @@ static const struct option long_options[] = {
 	{ "flush-every", required_argument, NULL, 'f' }, { "timeout-ms", required_argument, NULL, 'T' },
 	{ "hold", required_argument, NULL, 'H' },        { "fork", no_argument, NULL, 'F' },
 	{ "random", no_argument, NULL, 'r' },            { "model", required_argument, NULL, 'm' },
-	{ "session", required_argument, NULL, 'e' },     { NULL, 0, NULL, 0 },
+	{ "session", required_argument, NULL, 'e' },     { "list", no_argument, NULL, 'L' },
+	{ NULL, 0, NULL, 0 },
 };
 
 static int parse(int argc, char **argv, struct options *o)
@@ -364,6 +376,7 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'r': o->random = true; break;
 		case 'm': o->model = optarg; break;
 		case 'e': o->session = optarg; break;
+		case 'L': o->list = true; break;
 		default: return 0;
 		}
 	}
@@ -381,7 +394,7 @@ int main(int argc, char **argv)
 	if (!parse(argc, argv, &options)) {
 		fprintf(stderr, "usage: loadgen run|check|epoch|hold --target unix:PATH [--log FILE] [--seed N] [--chains N] [--blocks N] [--requests N] "
 		                "[--seconds N] [--block-bytes N] [--flush-every N] [--timeout-ms N] [--hold reserve|lease|both] [--fork] [--random] "
-		                "[--model TEXT] [--session TEXT]\n");
+		                "[--model TEXT] [--session TEXT] [--list]\n");
 		return 2;
 	}
 	if (!loadgen_shape_init(&shape, options.block_bytes, options.blocks)) {

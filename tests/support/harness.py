@@ -160,7 +160,10 @@ def loadgen(command, daemon, expect=(0,), **options):
     check(process.returncode != 3, "WRONG BYTES:\n" + err)
     check(process.returncode in expect, f"loadgen {command} ended with {process.returncode}: {err}")
     lines = [line for line in out.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if lines else {}
+    figures = json.loads(lines[-1]) if lines else {}
+    if "list" in options:
+        figures["blocks"] = {line.split()[1]: line.split()[2] for line in out.splitlines() if line.startswith("b ")}
+    return figures
 
 
 def main(cases):
