@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Reads, writes, flushes and drops.
+ *
+ *   READ    one transfer into the caller's buffer; then header, key, seal and checksums are checked on another thread against
+ *           the entry that was asked for; then, on the owner thread, whether the place went stale meanwhile
+ *   WRITE   header and table go from a private copy that was checked against the entry and bears the seal of the place: the buffer may
+ *           be a client's, and what is indexed after a loss of the index is what stands in the headers. The sections go
+ *           straight from the buffer
+ *   FLUSH   by the keeper, behind everything that was ordered before
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "tiers/disk/internal.h"
+
+enum { REQUEST_OPS_MIN = 64 };
+
+kvc_status_t kvci_disk_status_of_errno(uint32_t error)
+{
+	switch (error) {
+	case 0:
+		return KVC_OK;
+	case ENOSPC:
+	case EDQUOT:
+	case EFBIG: /* a limit on file sizes */
+		return KVC_DISK_FULL;
+	case ENODATA: /* the file ends before the record does */
+		return KVC_CORRUPT;
+	case ECANCELED:
+		return KVC_CANCELED;
+	default:
+		return KVC_IO;
+	}
+}
+
+void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t status, const char *what)
+{
+	kvc_status_t before = tier->health[1] != KVC_OK ? tier->health[1] : tier->health[0];
+	kvc_status_t after;
+	char text[192];
+
+	if (status != KVC_OK && status != KVC_IO && status != KVC_DISK_FULL)
+		status = KVC_IO;
+	tier->health[write] = status;
+	after = tier->health[1] != KVC_OK ? tier->health[1] : tier->health[0];
+	if (after == before || tier->closing || !tier->attached)
+		return;
+	if (after == KVC_OK)
+		snprintf(text, sizeof(text), "disk %s works again", tier->folder.path);
+	else
+		snprintf(text, sizeof(text), "disk %s: %s: %s", tier->folder.path, what, kvc_status_text(after));
+	kvci_log(after == KVC_OK ? KVCI_LOG_INFO : KVCI_LOG_WARN, "disk", "%s", text);
+	tier->events.health(tier->events.context, after, text);
+}
+
+/* ---- operations ---- */
+
+kvc_status_t kvci_disk_ops_create(struct kvci_disk_tier *tier)
+{
+	uint32_t count = 4 * tier->options.queue_depth;
+
+	if (count < REQUEST_OPS_MIN)
+		count = REQUEST_OPS_MIN;
+	tier->ops = kvci_alloc_zero(count, sizeof(tier->ops[0]));
+	if (tier->ops == NULL)
+		return KVC_NO_MEMORY;
+	tier->op_count = count;
+	for (uint32_t i = 0; i < count; i++) {
+		tier->ops[i].tier = tier;
+		tier->ops[i].next = tier->idle;
+		tier->idle = &tier->ops[i];
+	}
+	tier->op_idle = count;
+	return KVC_OK;
+}
+
+void kvci_disk_ops_destroy(struct kvci_disk_tier *tier)
+{
+	for (uint32_t i = 0; i < tier->op_count; i++)
+		kvci_free(tier->ops[i].head);
+	kvci_free(tier->ops);
+	tier->ops = NULL;
+	tier->op_count = 0;
+}
+
+static struct kvci_disk_op *request_op_get(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal)
+{
+	struct kvci_disk_op *op = tier->idle;
+
+	if (op == NULL || tier->closing)
+		return NULL;
+	tier->idle = op->next;
+	tier->op_idle--;
+	op->request = request;
+	op->internal = internal;
+	op->status = KVC_OK;
+	op->put = NULL;
+	op->job = (struct kvci_job){.mailbox = tier->mailbox};
+	return op;
+}
+
+static void request_op_put(struct kvci_disk_op *op)
+{
+	struct kvci_disk_tier *tier = op->tier;
+
+	op->request = NULL;
+	op->next = tier->idle;
+	tier->idle = op;
+	tier->op_idle++;
+}
+
+static void request_task(struct kvci_disk_op *op, int fd, bool write, const struct kvc_place *place,
+                         void (*complete)(struct kvci_disk_task *task))
+{
+	op->task = (struct kvci_disk_task){
+		.fd = fd,
+		.write = write,
+		.offset_bytes = (uint64_t)place->offset_4k * KVCI_DISK_PAGE_BYTES,
+		.left_bytes = (uint64_t)place->length_4k * KVCI_DISK_PAGE_BYTES,
+		.complete = complete,
+		.region = -1,
+	};
+	op->tier->op_bytes += op->task.left_bytes;
+}
+
+static struct kvci_disk_op *request_of_task(struct kvci_disk_task *task)
+{
+	return (struct kvci_disk_op *)((char *)task - offsetof(struct kvci_disk_op, task));
+}
+
+/* ---- read ---- */
+
+/* Is what lies in the buffer the record that was asked for? Any thread. */
+static kvc_status_t request_check(const struct kvci_disk_tier *tier, const struct kvc_tier_request *request)
+{
+	_Alignas(64) uint8_t head[KVCI_RECORD_HEAD_BYTES_MAX];
+	const struct kvc_tier_entry *entry = &request->entry;
+	uint64_t length_bytes = (uint64_t)entry->place.length_4k * KVCI_DISK_PAGE_BYTES;
+	const struct kvci_record_header *header = (const struct kvci_record_header *)head;
+	const struct kvci_section_entry *sections;
+	size_t head_bytes = sizeof(*header);
+	kvc_status_t status;
+
+	/* A private copy: the buffer may be mapped by others. */
+	memcpy(head, request->buffer, sizeof(*header));
+	if (header->section_count > KVC_FORM_LAYERS_MAX)
+		return KVC_CORRUPT;
+	head_bytes += (size_t)header->section_count * sizeof(*sections);
+	if (head_bytes > length_bytes)
+		return KVC_CORRUPT;
+	memcpy(head, request->buffer, head_bytes);
+	status = kvci_record_parse(head, head_bytes, &header, &sections);
+	if (status != KVC_OK)
+		return status;
+	if (header->record_bytes != length_bytes ||
+	    header->place_seal != kvci_disk_seal(tier->uuid, entry->place.segment, entry->place.generation,
+	                                         entry->place.offset_4k, header->header_checksum))
+		return KVC_CORRUPT;
+	status = kvci_disk_entry_check(header, entry);
+	if (status == KVC_OK && (request->flags & KVC_TIER_NO_VERIFY) == 0)
+		status = kvci_record_verify(request->buffer, header, sections, NULL);
+	return status;
+}
+
+static void request_check_run(struct kvci_job *job)
+{
+	struct kvci_disk_op *op = (struct kvci_disk_op *)job;
+
+	op->status = request_check(op->tier, op->request);
+}
+
+/* I/O thread: the bytes are there, or will not come. */
+static void request_read_moved(struct kvci_disk_task *task)
+{
+	struct kvci_disk_op *op = request_of_task(task);
+	struct kvci_disk_tier *tier = op->tier;
+
+	op->status = kvci_disk_status_of_errno(task->error);
+	if (op->status != KVC_OK) {
+		kvci_mailbox_post(tier->mailbox, &op->job);
+	} else if (tier->check != NULL && (op->request->flags & KVC_TIER_NO_VERIFY) == 0) {
+		op->job.run = request_check_run;
+		kvci_workers_submit(tier->check, &op->job);
+	} else {
+		request_check_run(&op->job);
+		kvci_mailbox_post(tier->mailbox, &op->job);
+	}
+}
+
+static void request_count_read(struct kvci_disk_tier *tier, const struct kvc_tier_request *request, kvc_status_t status)
+{
+	const struct kvc_place *place = &request->entry.place;
+
+	tier->stats.reads++;
+	if (status == KVC_OK)
+		tier->stats.read_bytes += (uint64_t)place->length_4k * KVCI_DISK_PAGE_BYTES;
+	else if (status == KVC_CORRUPT)
+		tier->stats.read_corrupt++;
+	else if (status != KVC_MISS && status != KVC_CANCELED)
+		tier->stats.read_errors++;
+	if (status == KVC_CORRUPT)
+		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "disk", "segment %08x: the record at page %u (%u pages) is damaged", place->segment,
+		                 place->offset_4k, place->length_4k);
+	else if (status == KVC_IO)
+		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "disk", "segment %08x: the record at page %u cannot be read", place->segment,
+		                 place->offset_4k);
+}
+
+static void request_read_done(struct kvci_job *job)
+{
+	struct kvci_disk_op *op = (struct kvci_disk_op *)job;
+	struct kvci_disk_tier *tier = op->tier;
+	struct kvc_tier_request *request = op->request;
+	kvc_status_t status = op->status;
+
+	/* Reclaimed while it was read: whatever it looks like, it was not there any more. */
+	if (status != KVC_CANCELED && kvci_disk_place_segment(tier, &request->entry.place) == NULL)
+		status = KVC_MISS;
+	if (op->task.complete != NULL)
+		tier->op_bytes -= (uint64_t)request->entry.place.length_4k * KVCI_DISK_PAGE_BYTES;
+	if (!op->internal)
+		request_count_read(tier, request, status);
+	if (status == KVC_OK || status == KVC_IO)
+		kvci_disk_health(tier, false, status, "a record cannot be read");
+	request_op_put(op);
+	request->done(request, status);
+}
+
+kvc_status_t kvci_disk_read(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal)
+{
+	const struct kvc_place *place = &request->entry.place;
+	struct kvci_disk_segment *segment = kvci_disk_place_segment(tier, place);
+	struct kvci_disk_op *op = request_op_get(tier, request, internal);
+
+	if (op == NULL)
+		return KVC_BUSY;
+	op->job.done = request_read_done;
+	if (segment == NULL) {
+		op->task.complete = NULL;
+		op->status = KVC_MISS;
+		kvci_mailbox_post(tier->mailbox, &op->job);
+		return KVC_OK;
+	}
+	request_task(op, segment->fd, false, place, request_read_moved);
+	op->task.parts[0] = (struct iovec){request->buffer, op->task.left_bytes};
+	op->task.part_count = 1;
+	tier->io->ops->submit(tier->io, &op->task);
+	return KVC_OK;
+}
+
+/* ---- write ---- */
+
+static void request_write_moved(struct kvci_disk_task *task)
+{
+	struct kvci_disk_op *op = request_of_task(task);
+
+	op->status = kvci_disk_status_of_errno(task->error);
+	if (op->status == KVC_CORRUPT)
+		op->status = KVC_IO;
+	kvci_mailbox_post(op->tier->mailbox, &op->job);
+}
+
+static void request_write_done(struct kvci_job *job)
+{
+	struct kvci_disk_op *op = (struct kvci_disk_op *)job;
+	struct kvci_disk_tier *tier = op->tier;
+	struct kvc_tier_request *request = op->request;
+	struct kvci_keeper_op *put = op->put;
+	struct kvc_place place = op->place;
+	kvc_status_t status = op->status;
+	uint64_t bytes = (uint64_t)place.length_4k * KVCI_DISK_PAGE_BYTES;
+
+	tier->op_bytes -= bytes;
+	op->put = NULL; /* settled from here on */
+	if (status == KVC_OK) {
+		request->entry.place = place;
+		tier->segments[place.segment].records++;
+		put->entry = request->entry;
+		put->indexed_4k = kvci_disk_place_settled(tier, place.segment);
+		kvci_keeper_order(tier, put);
+	} else {
+		/* The place stays unused: nothing leads to it. */
+		kvci_keeper_op_destroy(put);
+	}
+	if (!op->internal) {
+		tier->stats.writes++;
+		tier->stats.write_bytes += status == KVC_OK ? bytes : 0;
+		tier->stats.write_errors += status != KVC_OK && status != KVC_CANCELED;
+	} else if (status == KVC_OK) {
+		tier->stats.reappended_bytes += bytes;
+	}
+	if (status != KVC_CANCELED)
+		kvci_disk_health(tier, true, status, "a record cannot be written");
+	request_op_put(op);
+	kvci_disk_place_written(tier, place.segment);
+	request->done(request, status);
+}
+
+/* Copies the record's head into the operation and holds it against the entry: what it names is what will be found there. */
+static kvc_status_t request_head(struct kvci_disk_op *op, const struct kvc_tier_request *request, uint32_t length_4k,
+                                 uint32_t *ret_pages)
+{
+	uint32_t section_count = ((const volatile struct kvci_record_header *)request->buffer)->section_count;
+	const struct kvci_record_header *header;
+	const struct kvci_section_entry *sections;
+	uint64_t head_bytes;
+	uint32_t pages;
+	kvc_status_t status;
+
+	if (section_count > KVC_FORM_LAYERS_MAX)
+		return KVC_CORRUPT;
+	head_bytes = sizeof(*header) + (uint64_t)section_count * sizeof(*sections);
+	pages = (uint32_t)((head_bytes + KVCI_DISK_PAGE_BYTES - 1) / KVCI_DISK_PAGE_BYTES);
+	if (pages > length_4k)
+		return KVC_CORRUPT;
+	if (pages > op->head_pages) {
+		kvci_free(op->head);
+		op->head_pages = 0;
+		op->head = kvci_alloc_aligned(KVCI_DISK_PAGE_BYTES, (size_t)pages * KVCI_DISK_PAGE_BYTES);
+		if (op->head == NULL)
+			return KVC_NO_MEMORY;
+		op->head_pages = pages;
+	}
+	memcpy(op->head, request->buffer, (size_t)pages * KVCI_DISK_PAGE_BYTES);
+	status = kvci_record_parse(op->head, (size_t)pages * KVCI_DISK_PAGE_BYTES, &header, &sections);
+	if (status != KVC_OK)
+		return status;
+	if (header->record_bytes != (uint64_t)length_4k * KVCI_DISK_PAGE_BYTES ||
+	    kvci_disk_entry_check(header, &request->entry) != KVC_OK)
+		return KVC_CORRUPT;
+	*ret_pages = pages;
+	return KVC_OK;
+}
+
+kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_request *request, uint32_t length_4k, bool internal)
+{
+	struct kvci_disk_op *op;
+	kvc_status_t status;
+	uint32_t pages = 0;
+	size_t head_bytes;
+
+	if (atomic_load_explicit(&tier->keeper.backlog, memory_order_relaxed) >= KVCI_KEEPER_BACKLOG_MAX)
+		return KVC_BUSY;
+	op = request_op_get(tier, request, internal);
+	if (op == NULL)
+		return KVC_BUSY;
+	status = request_head(op, request, length_4k, &pages);
+	if (status != KVC_OK)
+		goto fail;
+	status = KVC_NO_MEMORY;
+	op->put = kvci_keeper_op_create(tier, KVCI_KEEPER_PUT);
+	if (op->put == NULL)
+		goto fail;
+	op->place = (struct kvc_place){.segment = UINT32_MAX};
+	status = kvci_disk_place_take(tier, length_4k, &op->place);
+	if (status != KVC_OK)
+		goto fail;
+	((struct kvci_record_header *)op->head)->place_seal =
+		kvci_disk_seal(tier->uuid, op->place.segment, op->place.generation, op->place.offset_4k,
+		               request->entry.record_checksum);
+	op->job.done = request_write_done;
+	request_task(op, tier->segments[op->place.segment].fd, true, &op->place, request_write_moved);
+	head_bytes = (size_t)pages * KVCI_DISK_PAGE_BYTES;
+	op->task.parts[0] = (struct iovec){op->head, head_bytes};
+	op->task.parts[1] = (struct iovec){(uint8_t *)request->buffer + head_bytes, op->task.left_bytes - head_bytes};
+	op->task.part_count = op->task.parts[1].iov_len != 0 ? 2 : 1;
+	tier->io->ops->submit(tier->io, &op->task);
+	return KVC_OK;
+fail:
+	kvci_keeper_op_destroy(op->put);
+	op->put = NULL;
+	request_op_put(op);
+	if (status != KVC_BUSY && !internal)
+		tier->stats.write_dropped++;
+	return status;
+}
+
+/* ---- flush and drop ---- */
+
+static void request_flush_done(struct kvci_job *job)
+{
+	struct kvci_keeper_op *op = (struct kvci_keeper_op *)job;
+	struct kvci_disk_tier *tier = op->tier;
+	struct kvc_tier_request *request = op->request;
+	kvc_status_t status = op->status;
+
+	tier->stats.flushes++;
+	for (uint32_t i = 0; i < op->fd_count && status != KVC_OK; i++)
+		tier->segments[op->fd_segments[i]].dirty = true;
+	kvci_keeper_op_destroy(op);
+	request->done(request, status);
+}
+
+kvc_status_t kvci_disk_flush(struct kvci_disk_tier *tier, struct kvc_tier_request *request)
+{
+	struct kvci_keeper_op *op;
+	uint32_t dirty = 0;
+
+	if (tier->closing)
+		return KVC_BUSY;
+	for (uint32_t i = 0; i < tier->segment_count; i++)
+		dirty += tier->segments[i].dirty;
+	op = kvci_keeper_op_create(tier, KVCI_KEEPER_FLUSH);
+	if (op == NULL)
+		return KVC_NO_MEMORY;
+	op->fds = kvci_alloc(((size_t)dirty + 1) * (sizeof(op->fds[0]) + sizeof(op->fd_segments[0])));
+	if (op->fds == NULL) {
+		kvci_keeper_op_destroy(op);
+		return KVC_NO_MEMORY;
+	}
+	op->fd_segments = (uint32_t *)(op->fds + dirty + 1);
+	for (uint32_t i = 0; i < tier->segment_count; i++) {
+		if (!tier->segments[i].dirty)
+			continue;
+		/* With writes under way it is dirty again at once. */
+		tier->segments[i].dirty = tier->segments[i].in_flight != 0;
+		op->fds[op->fd_count] = tier->segments[i].fd;
+		op->fd_segments[op->fd_count++] = i;
+	}
+	op->request = request;
+	op->job.done = request_flush_done;
+	kvci_keeper_order(tier, op);
+	return KVC_OK;
+}
+
+static void request_drop_done(struct kvci_job *job)
+{
+	struct kvci_keeper_op *op = (struct kvci_keeper_op *)job;
+	struct kvci_disk_segment *segment = kvci_disk_place_segment(op->tier, &op->entry.place);
+
+	/* MISS: it was dropped before. */
+	if (op->status != KVC_MISS && segment != NULL && segment->records != 0)
+		segment->records--;
+	kvci_keeper_op_destroy(op);
+}
+
+kvc_status_t kvci_disk_drop(struct kvci_disk_tier *tier, const struct kvc_tier_entry *entry)
+{
+	struct kvci_disk_segment *segment = kvci_disk_place_segment(tier, &entry->place);
+	struct kvci_keeper_op *op;
+
+	if (segment == NULL || tier->closing)
+		return segment == NULL ? KVC_OK : KVC_BUSY; /* stale: gone already */
+	if (atomic_load_explicit(&tier->keeper.backlog, memory_order_relaxed) >= 16 * KVCI_KEEPER_BACKLOG_MAX)
+		return KVC_BUSY;
+	op = kvci_keeper_op_create(tier, KVCI_KEEPER_DROP);
+	if (op == NULL)
+		return KVC_NO_MEMORY;
+	op->entry = *entry;
+	op->fd = segment->fd;
+	op->job.done = request_drop_done;
+	segment->dirty = true;
+	kvci_reclaim_dropped(tier, &entry->place);
+	kvci_keeper_order(tier, op);
+	return KVC_OK;
+}
