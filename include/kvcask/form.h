@@ -25,6 +25,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 enum kvc_dtype {
 	KVC_DTYPE_F32 = 1,
@@ -112,6 +113,7 @@ struct kvc_layer_memory {
 	uint64_t run_bytes;
 };
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -40,6 +40,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 #define KVC_VERSION_MAJOR 0
 #define KVC_VERSION_MINOR 1
@@ -240,6 +241,7 @@ kvc_status_t kvc_admin(struct kvc_client *client, const char *question, const ch
 kvc_status_t kvc_client_stats(struct kvc_client *client, char **ret_json);
 void kvc_free(void *memory);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

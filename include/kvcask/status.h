@@ -24,6 +24,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef int32_t kvc_status_t;
 
@@ -87,6 +88,7 @@ enum kvc_status_class kvc_status_class(kvc_status_t status);
 /* The status of an errno value; what has no better status is IO. kvc_status_from_errno(0) is OK. */
 kvc_status_t kvc_status_from_errno(int error);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -68,6 +68,8 @@ enum {
 enum {
 	KVCI_HELLO_SESSION_OWNER = 1 << 0,
 	KVCI_HELLO_NO_SESSION = 1 << 1, /* tools */
+	KVCI_WIRE_MATCH_LEASE = 1 << 0,  /* = KVCI_MATCH_LEASE of cache/cache.h, which clients do not see */
+	KVCI_WIRE_MATCH_EXISTS = 1 << 1, /* = KVCI_MATCH_EXISTS */
 	KVCI_MATCH_EXTENTS = 1 << 8,    /* with LEASE: attach at once, and give the extents of what is in memory */
 };
 
