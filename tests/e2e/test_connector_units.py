@@ -1,0 +1,551 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connector's Python on vLLM's real Request objects, hash functions and tensors, without an engine and without a daemon: what is
+asked for under which hashes and in which space, when blocks are offered, and how long anybody waits."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import harness
+
+harness.need_engine()
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import torch
+from vllm.lora.request import LoRARequest
+from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import get_hash_fn_by_name
+from vllm.v1.core import kv_cache_utils
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec
+from vllm.v1.request import Request
+
+from kvcask import _lib
+from kvcask import client as kv
+from kvcask.vllm.messages import Handshake, LoadDone, StepMeta, WorkerMeta
+from kvcask.vllm.options import OptionError, Options
+from kvcask.vllm.scheduler import SchedulerHalf
+from kvcask.vllm.space import Layout, Unsupported, check_engine, read_layout
+from kvcask.vllm.stats import KvcaskStats
+
+BLOCK = 16
+HASH = get_hash_fn_by_name("sha256_cbor")
+init_none_hash(HASH)
+HASHER = get_request_block_hasher(BLOCK, HASH)
+
+
+def request(name: str, tokens: list[int], **extra) -> Request:
+    params = SamplingParams(max_tokens=8)
+    transfer = extra.pop("kv_transfer_params", None)
+    if transfer:
+        params.extra_args = {"kv_transfer_params": transfer}
+    if extra.pop("prompt_logprobs", False):
+        params.prompt_logprobs = 1
+        params.skip_reading_prefix_cache = True
+    return Request(
+        request_id=name,
+        prompt_token_ids=tokens,
+        sampling_params=params,
+        pooling_params=None,
+        block_hasher=HASHER,
+        **extra,
+    )
+
+
+class FakeOp:
+    def __init__(self, space, hashes, matched):
+        self.space, self.hashes, self.matched = space, hashes, matched
+        self.answer_at = time.monotonic() + space.client.delay
+        self.canceled = False
+
+    def status(self):
+        if self.canceled:
+            return kv.CANCELED
+        return kv.OK if time.monotonic() >= self.answer_at else kv.PENDING
+
+    def wait(self, seconds):
+        time.sleep(max(0.0, min(seconds, self.answer_at - time.monotonic())))
+        return self.status()
+
+    def match_result(self):
+        return kv.Match(self.matched, self.matched, 0, 0, 0)
+
+    def cancel(self):
+        self.canceled = True
+
+    def destroy(self):
+        pass
+
+
+class FakeSpace:
+    def __init__(self, client, desc):
+        self.client, self.desc, self.epoch = client, desc, 0
+
+    def match_begin(self, hashes, request_id=None):
+        matched = 0
+        while matched < len(hashes) // 32 and hashes[matched * 32 : matched * 32 + 32] in self.client.stored:
+            matched += 1
+        self.client.asked.append((self.desc, hashes, request_id))
+        return FakeOp(self, hashes, matched)
+
+    def raise_epoch(self, seconds):
+        self.client.raised.append(self.desc)
+
+    def close(self):
+        pass
+
+
+class FakeClient:
+    def __init__(self):
+        self.stored, self.asked, self.raised, self.released = set(), [], [], []
+        self.delay = 0.0
+
+    def space(self, desc, form):
+        return FakeSpace(self, desc)
+
+    def release(self, lease):
+        self.released.append(lease)
+        return kv.OK
+
+
+def engine_config(**changes) -> SimpleNamespace:
+    config = SimpleNamespace(
+        kv_transfer_config=SimpleNamespace(is_kv_producer=True, is_kv_consumer=True),
+        cache_config=SimpleNamespace(prefix_caching_hash_algo="sha256_cbor", cache_dtype="auto"),
+        model_config=SimpleNamespace(
+            model="m", hf_config=SimpleNamespace(rope_theta=1e4), dtype="float32", quantization=None, served_model_name="m"
+        ),
+        load_config=SimpleNamespace(load_format="auto"),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        speculative_config=None,
+    )
+    for key, value in changes.items():
+        setattr(config, key, value)
+    return config
+
+
+def layout(each: int = 1, pages: int = 1) -> Layout:
+    fields = dict(
+        layer_count=2, block_tokens=BLOCK * each, engine_block_tokens=BLOCK // pages, kv_heads=1, head_dim_k=8, head_dim_v=8,
+        dtype=1, arrangement=_lib.KV_FUSED, order=_lib.ORDER_HN, group_rule=_lib.GROUP_FULL, shard_count=1,
+    )  # fmt: skip
+    return Layout(fields, BLOCK, pages, each, 4096, "float32")
+
+
+def half(each: int = 1, pages: int = 1, **options) -> SchedulerHalf:
+    made = SchedulerHalf(
+        engine_config(), None, Options({"model_identity": "test", **options}), FakeClient(), KvcaskStats(), None
+    )
+    made.set_handshake(Handshake(layout(each, pages)))
+    return made
+
+
+class Blocks:
+    def __init__(self, *ids):
+        self.ids = list(ids)
+
+    def get_block_ids(self, request_id=None):
+        return (self.ids,)
+
+
+def step(scheduled: dict | None = None, table: list | None = None, preempted: set | None = None):
+    """A SchedulerOutput, as far as the connector reads it."""
+    return SimpleNamespace(
+        num_scheduled_tokens=scheduled or {},
+        total_num_scheduled_tokens=sum((scheduled or {}).values()),
+        preempted_req_ids=preempted,
+        kv_connector_block_state=Blocks(*(table or [])),
+    )
+
+
+def said(stored=(), loaded=(), sent=()):
+    return SimpleNamespace(kv_connector_worker_meta=WorkerMeta(list(stored), list(loaded)), finished_sending=set(sent))
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return [(seed * 7919 + i * 31) % 40000 + 1 for i in range(count)]
+
+
+def keys(hashes: bytes) -> list[bytes]:
+    return [hashes[i : i + 32] for i in range(0, len(hashes), 32)]
+
+
+class Hashes(unittest.TestCase):
+    """Different values are never asked for under equal names."""
+
+    def asked(self, *requests):
+        scheduler = half()
+        for one in requests:
+            scheduler.on_new_request(one)
+        return [(desc.get("adapter", ""), keys(hashes)) for desc, hashes, _ in scheduler._client.asked]
+
+    def test_hashes__prompt__are_vllms_own_without_the_last_token(self):
+        one = request("a", tokens(48))
+        (_, asked), = self.asked(one)
+        self.assertEqual(asked, [bytes(h) for h in one.block_hashes[:2]])
+
+    def test_hashes__cache_salt__keeps_requests_apart(self):
+        plain, salted, other = self.asked(
+            request("a", tokens(64)), request("b", tokens(64), cache_salt="x"), request("c", tokens(64), cache_salt="y")
+        )
+        self.assertEqual(3, len({plain[1][0], salted[1][0], other[1][0]}))
+        self.assertEqual(9, len(set(plain[1]) | set(salted[1]) | set(other[1])))
+
+    def test_hashes__image__keeps_requests_apart_from_its_position_on(self):
+        def with_image(name, identifier):
+            spec = MultiModalFeatureSpec(
+                data=None, modality="image", identifier=identifier, mm_position=PlaceholderRange(offset=20, length=8)
+            )
+            return request(name, tokens(64), mm_features=[spec])
+
+        first, second, plain = self.asked(with_image("a", "one"), with_image("b", "two"), request("c", tokens(64)))
+        self.assertEqual(first[1][0], second[1][0])  # before the image
+        self.assertEqual(first[1][0], plain[1][0])
+        self.assertEqual(3, len({first[1][1], second[1][1], plain[1][1]}))
+        self.assertEqual(3, len({first[1][2], second[1][2], plain[1][2]}))
+
+    def test_space__adapter__is_named_by_content(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in (("one", b"weights 1"), ("two", b"weights 2"), ("three", b"weights 1")):
+                os.mkdir(f"{folder}/{name}")
+                Path(f"{folder}/{name}/adapter_model.bin").write_bytes(content * 1000)
+            plain, one, two, three = self.asked(
+                request("a", tokens(64)),
+                request("b", tokens(64), lora_request=LoRARequest("l", 1, f"{folder}/one")),
+                request("c", tokens(64), lora_request=LoRARequest("l", 2, f"{folder}/two")),
+                request("d", tokens(64), lora_request=LoRARequest("l", 3, f"{folder}/three")),
+            )
+        self.assertEqual("", plain[0])
+        self.assertEqual(3, len({plain[0], one[0], two[0]}))
+        self.assertEqual(one[0], three[0])
+
+    def test_space__adapter_trained_on_in_its_folder__is_another(self):
+        # vLLM's hashes hold its name and path, which have not changed: the space alone keeps the engines apart.
+        with tempfile.TemporaryDirectory() as folder:
+            found = []
+            for content in (b"weights 1", b"weights 2"):
+                Path(f"{folder}/adapter_model.bin").write_bytes(content * 1000)
+                found += self.asked(request("a", tokens(64), lora_request=LoRARequest("l", 1, folder)))
+        self.assertEqual(found[0][1], found[1][1])
+        self.assertNotEqual(found[0][0], found[1][0])
+
+    def test_space__adapter_without_files__is_left_alone(self):
+        self.assertEqual([], self.asked(request("a", tokens(64), lora_request=LoRARequest("l", 1, "/nowhere/at/all"))))
+
+    def test_space__root_and_algorithm__are_in_it(self):
+        scheduler = half()
+        scheduler.on_new_request(request("a", tokens(64)))
+        desc = scheduler._client.asked[0][0]
+        self.assertEqual(bytes(kv_cache_utils.NONE_HASH).hex(), desc["hash_root"])
+        self.assertEqual("sha256_cbor", desc["hash_algorithm"])
+        self.assertNotIn("python", desc["extra"])
+
+    def test_space__pickled_hashes__name_python_and_vllm(self):
+        scheduler = half()
+        scheduler._config.cache_config.prefix_caching_hash_algo = "sha256"
+        scheduler.on_new_request(request("a", tokens(64)))
+        extra = scheduler._client.asked[0][0]["extra"]
+        self.assertIn('"python"', extra)
+        self.assertIn('"vllm"', extra)
+
+    def test_hashes__big_block__has_the_hash_of_its_last_engine_block(self):
+        scheduler = half(each=4)
+        one = request("a", tokens(200))
+        scheduler.on_new_request(one)
+        asked = keys(scheduler._client.asked[0][1])
+        self.assertEqual(asked, [bytes(one.block_hashes[i]) for i in (3, 7, 11)])
+
+    def test_chain__library__equals_vllms(self):
+        given = tokens(96)
+        chain = kv.Chain(BLOCK)
+        self.assertEqual([bytes(h) for h in request("a", given).block_hashes], chain.append(given[:33]) + chain.append(given[33:]))
+
+
+class Asking(unittest.TestCase):
+    def test_match__stored_prefix__is_promised_as_asynchronous_load(self):
+        scheduler = half()
+        one = request("a", tokens(100))
+        scheduler._client.stored.update(bytes(h) for h in one.block_hashes[:4])
+        scheduler.on_new_request(one)
+        self.assertEqual((64, True), scheduler.matched_tokens(one, 0))
+        self.assertEqual((32, True), scheduler.matched_tokens(one, 32))  # again: no side effects
+        self.assertEqual(1, len(scheduler._client.asked))
+
+    def test_match__no_load__asks_nothing(self):
+        scheduler = half()
+        one = request("a", tokens(100), kv_transfer_params={"no_load": True})
+        scheduler.on_new_request(one)
+        self.assertEqual((0, False), scheduler.matched_tokens(one, 0))
+        self.assertEqual([], scheduler._client.asked)
+
+    def test_match__prompt_logprobs__asks_nothing(self):
+        scheduler = half()
+        one = request("a", tokens(100), prompt_logprobs=True)
+        scheduler.on_new_request(one)
+        self.assertEqual((0, False), scheduler.matched_tokens(one, 0))
+        self.assertEqual([], scheduler._client.asked)
+
+    def test_match__no_answer__asks_again_for_20_ms_then_pauses(self):
+        scheduler = half()
+        scheduler._client.delay = 1e9
+        one, two = request("a", tokens(100)), request("b", tokens(100))
+        began = time.monotonic()
+        scheduler.on_new_request(one)
+        turns, longest, answer = 0, 0.0, None
+        while answer is None:
+            turn = time.monotonic()
+            answer, later = scheduler.matched_tokens(one, 0)
+            longest = max(longest, time.monotonic() - turn)
+            turns += 1
+        spent = time.monotonic() - began
+        self.assertEqual((0, False), (answer, later))
+        self.assertGreater(turns, 3)
+        self.assertLess(longest, 0.015)  # 2 ms and this machine's hiccups
+        self.assertTrue(0.018 < spent < 0.2, spent)
+        self.assertEqual(1, len(scheduler._client.asked))
+        scheduler.on_new_request(two)  # the circuit is open: nothing is asked, nothing waited for
+        turn = time.monotonic()
+        self.assertEqual((0, False), scheduler.matched_tokens(two, 0))
+        self.assertLess(time.monotonic() - turn, 0.002)
+        self.assertEqual(1, len(scheduler._client.asked))
+        self.assertEqual([b"a/1"], scheduler._client.released)
+
+    def test_match__local_hit_covers_it__lets_the_lease_go(self):
+        scheduler = half()
+        one = request("a", tokens(100))
+        scheduler._client.stored.update(bytes(h) for h in one.block_hashes[:4])
+        scheduler.on_new_request(one)
+        self.assertEqual((0, False), scheduler.matched_tokens(one, 64))
+        self.assertEqual([b"a/1"], scheduler._client.released)
+
+    def test_load__local_part_of_a_big_block__goes_to_the_null_block(self):
+        scheduler = half(each=4, pages=2)
+        one = request("a", tokens(200))
+        scheduler._client.stored.update(bytes(h) for h in one.block_hashes)
+        scheduler.on_new_request(one)
+        self.assertEqual((192 - 80, True), scheduler.matched_tokens(one, 80))
+        scheduler.allocated(one, Blocks(*range(50, 62)), 112)
+        meta = scheduler.build_meta(step())
+        job, = meta.loads
+        self.assertEqual((1, 2), (job.first, job.count))
+        wanted = [0] + list(range(55, 62))
+        self.assertEqual([x for b in wanted for x in (2 * b, 2 * b + 1)], list(job.pages))
+
+    def test_load__over__gives_the_lease_back_and_offers_the_rest(self):
+        scheduler = half()
+        one = request("a", tokens(100))
+        scheduler._client.stored.update(bytes(h) for h in one.block_hashes[:4])
+        scheduler.on_new_request(one)
+        scheduler.matched_tokens(one, 0)
+        scheduler.allocated(one, Blocks(*range(1, 8)), 64)
+        scheduler.build_meta(step())
+        scheduler.update(said(loaded=[LoadDone("a", 2, 4, 301, 0.1)]))  # two good, then damage
+        self.assertEqual([b"a/1"], scheduler._client.released)
+        self.assertEqual((0, False), scheduler.matched_tokens(one, 0))  # not asked for again
+        one.num_computed_tokens = 32
+        scheduler.allocated(one, Blocks(*range(1, 8)), 0)
+        meta = scheduler.build_meta(step({"a": 68}, list(range(1, 8))))
+        job, = meta.stores
+        self.assertEqual((2, [3, 4, 5, 6]), (job.first, list(job.pages)))
+
+
+class Storing(unittest.TestCase):
+    def test_store__chunks__offers_each_full_block_once(self):
+        scheduler = half()
+        one = request("a", tokens(70))
+        scheduler.on_new_request(one)
+        meta = scheduler.build_meta(step({"a": 40}, [1, 2, 3]))
+        job, = meta.stores
+        self.assertEqual((0, [1, 2]), (job.first, list(job.pages)))
+        self.assertEqual(bytes(32), job.chain[:32])
+        self.assertEqual([bytes(h) for h in one.block_hashes[:2]], keys(job.chain)[1:])
+        one.num_computed_tokens = 40
+        job, = scheduler.build_meta(step({"a": 30}, [1, 2, 3, 4, 5])).stores
+        self.assertEqual((2, [3, 4]), (job.first, list(job.pages)))
+        self.assertEqual(bytes(one.block_hashes[1]), job.chain[:32])
+
+    def test_store__decode__only_when_configured(self):
+        for decode in (False, True):
+            scheduler = half(store_decode=decode)
+            one = request("a", tokens(30))
+            scheduler.on_new_request(one)
+            self.assertEqual(1, len(scheduler.build_meta(step({"a": 30}, [1, 2])).stores))
+            one.num_computed_tokens = 30
+            one.append_output_token_ids([5, 6, 7])
+            self.assertEqual(int(decode), len(scheduler.build_meta(step({"a": 3}, [1, 2, 3])).stores))
+
+    def test_store__rejected_drafts__do_not_fill_a_block(self):
+        scheduler = half(store_decode=True)
+        one = request("a", tokens(30))
+        scheduler.on_new_request(one)
+        scheduler.build_meta(step({"a": 30}, [1, 2]))
+        one.num_computed_tokens = 30
+        one.append_output_token_ids([5])
+        # One token and three drafts: positions 30 to 33 are computed, but only 31 tokens are accepted.
+        self.assertEqual([], scheduler.build_meta(step({"a": 4}, [1, 2, 3])).stores)
+
+    def test_store__no_store__offers_nothing(self):
+        scheduler = half()
+        scheduler.on_new_request(request("a", tokens(70), kv_transfer_params={"no_store": True}))
+        self.assertEqual([], scheduler.build_meta(step({"a": 70}, [1, 2, 3, 4, 5])).stores)
+
+    def test_finish__store_under_way__keeps_the_blocks(self):
+        scheduler = half()
+        one = request("a", tokens(70))
+        scheduler.on_new_request(one)
+        job, = scheduler.build_meta(step({"a": 70}, [1, 2, 3, 4, 5])).stores
+        self.assertTrue(scheduler.finished(one))
+        self.assertTrue(scheduler.has_delayed())
+        self.assertEqual(["a"], scheduler.build_meta(step()).delayed)
+        scheduler.update(said(stored=[("a", job.serial)], sent=["a"]))
+        self.assertFalse(scheduler.has_delayed())
+
+    def test_finish__store_done__frees_at_once(self):
+        scheduler = half()
+        one = request("a", tokens(70))
+        scheduler.on_new_request(one)
+        job, = scheduler.build_meta(step({"a": 70}, [1, 2, 3, 4, 5])).stores
+        scheduler.update(said(stored=[("a", job.serial)]))
+        self.assertFalse(scheduler.finished(one))
+
+    def test_finish__report_of_a_preempted_store__does_not_count_for_a_later_one(self):
+        # With overlapping steps the report of a job cancelled by preemption arrives after the next job was made.
+        scheduler = half()
+        one = request("a", tokens(70))
+        scheduler.on_new_request(one)
+        first, = scheduler.build_meta(step({"a": 70}, [1, 2, 3, 4, 5])).stores
+        self.assertEqual(["a"], scheduler.build_meta(step(preempted={"a"})).preempted)
+        one.num_computed_tokens = 0
+        scheduler.matched_tokens(one, 0)
+        scheduler.build_meta(step({"a": 70}, [6, 7, 8, 9, 10]))
+        scheduler.update(said(stored=[("a", first.serial)]))
+        self.assertTrue(scheduler.finished(one))
+
+    def test_finish__load_under_way__cancels_it_and_leaves_the_blocks_to_vllm(self):
+        scheduler = half()
+        one = request("a", tokens(100))
+        scheduler._client.stored.update(bytes(h) for h in one.block_hashes[:4])
+        scheduler.on_new_request(one)
+        scheduler.matched_tokens(one, 0)
+        scheduler.allocated(one, Blocks(*range(1, 8)), 64)
+        scheduler.build_meta(step())
+        self.assertFalse(scheduler.finished(one))
+        self.assertEqual(["a"], scheduler.build_meta(step()).cancel_loads)
+        self.assertEqual([], scheduler._client.released)
+        scheduler.update(said(loaded=[LoadDone("a", 0, 4, 306, 0.1)]))
+        self.assertEqual([b"a/1"], scheduler._client.released)
+
+
+class Reset(unittest.TestCase):
+    def test_reset__spaces__have_their_epoch_raised_and_change(self):
+        scheduler = half()
+        running = request("a", tokens(70))
+        scheduler.on_new_request(running)
+        first = scheduler.build_meta(step({"a": 32}, [1, 2])).stores[0].space
+        self.assertTrue(scheduler.reset())
+        self.assertEqual(1, len(scheduler._client.raised))
+        running.num_computed_tokens = 32
+        # What began with the old weights is not stored any more, old name or new.
+        self.assertEqual([], scheduler.build_meta(step({"a": 38}, [1, 2, 3, 4, 5])).stores)
+        later = request("b", tokens(70))
+        scheduler.on_new_request(later)
+        meta = scheduler.build_meta(step({"b": 70}, [6, 7, 8, 9, 10]))
+        self.assertNotEqual(first, meta.stores[0].space)
+        self.assertNotEqual(scheduler._client.asked[0][0]["extra"], scheduler._client.asked[-1][0]["extra"])
+
+    def test_reset__shared__keeps_the_space(self):
+        scheduler = half(after_reset="shared")
+        scheduler.on_new_request(request("a", tokens(70)))
+        scheduler.reset()
+        scheduler.on_new_request(request("b", tokens(70)))
+        self.assertEqual(scheduler._client.asked[0][0], scheduler._client.asked[-1][0])
+
+
+class Layouts(unittest.TestCase):
+    SPEC = dict(block_size=BLOCK, num_kv_heads=3, head_size=8, dtype=torch.float32)
+
+    def read(self, tensor, spec=None, **options):
+        return read_layout(spec or FullAttentionSpec(**self.SPEC), [tensor, tensor.clone()], Options(options))
+
+    def test_layout__heads_outside__is_one_run(self):
+        found, memory = self.read(torch.zeros(10, 3, BLOCK, 16))
+        self.assertEqual(_lib.ORDER_HN, found.fields["order"])
+        self.assertEqual((1, 1, 3 * BLOCK * 64), (*memory[0].run_count, memory[0].run_bytes))
+        self.assertEqual(3 * BLOCK * 64, memory[0].block_stride_bytes)
+
+    def test_layout__tokens_outside__is_one_run_in_the_other_order(self):
+        found, memory = self.read(torch.zeros(10, BLOCK, 3, 16).transpose(1, 2))
+        self.assertEqual(_lib.ORDER_NH, found.fields["order"])
+        self.assertEqual((1, 1, 3 * BLOCK * 64), (*memory[0].run_count, memory[0].run_bytes))
+
+    def test_layout__heads_outermost__has_a_run_a_head(self):
+        _, memory = self.read(torch.zeros(3, 10, BLOCK, 16).transpose(0, 1))
+        self.assertEqual([1, 3], list(memory[0].run_count))
+        self.assertEqual(10 * BLOCK * 64, memory[0].run_stride_bytes[1])
+        self.assertEqual(BLOCK * 64, memory[0].run_bytes)
+
+    def test_layout__latent__is_a_row_a_token(self):
+        spec = MLAAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=24, dtype=torch.bfloat16)
+        found, memory = self.read(torch.zeros(10, 1, BLOCK, 24, dtype=torch.bfloat16), spec)
+        self.assertEqual((_lib.KV_LATENT, 0), (found.fields["arrangement"], found.fields["head_dim_v"]))
+        self.assertEqual(BLOCK * 48, memory[0].run_bytes)
+
+    def test_layout__kernel_cuts_blocks_up__counts_its_pages(self):
+        found, _ = self.read(torch.zeros(40, 3, BLOCK // 4, 16))
+        self.assertEqual((4, BLOCK // 4), (found.pages_per_engine_block, found.fields["engine_block_tokens"]))
+
+    def test_layout__small_blocks__are_put_together_up_to_256_tokens(self):
+        found, _ = self.read(torch.zeros(10, 3, BLOCK, 16))
+        self.assertEqual(16, found.engine_blocks_per_block)
+        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=64, head_size=128, dtype=torch.float32)
+        found, _ = self.read(torch.zeros(4, 64, BLOCK, 256), spec)
+        self.assertEqual(1, found.engine_blocks_per_block)  # 2 MiB in two layers
+        with self.assertRaises(Unsupported):
+            self.read(torch.zeros(10, 3, BLOCK, 16), block_tokens=BLOCK + 1)
+
+    def test_layout__not_in_host_memory__says_so(self):
+        with self.assertRaisesRegex(Unsupported, "host memory"):
+            self.read(torch.zeros(10, 3, BLOCK, 16, device="meta"))
+
+    def test_engine__windows_or_several_groups__stay_off(self):
+        full = SimpleNamespace(kv_cache_spec=FullAttentionSpec(**self.SPEC))
+        window = SimpleNamespace(kv_cache_spec=SlidingWindowSpec(sliding_window=64, **self.SPEC))
+        for groups in ([full, window], [window]):
+            with self.assertRaises(Unsupported):
+                check_engine(engine_config(), SimpleNamespace(kv_cache_groups=groups, hash_block_size=BLOCK))
+        check_engine(engine_config(), SimpleNamespace(kv_cache_groups=[full], hash_block_size=BLOCK))
+        for changes in (
+            {"parallel_config": SimpleNamespace(tensor_parallel_size=2)},
+            {"speculative_config": SimpleNamespace(method="eagle")},
+        ):
+            with self.assertRaises(Unsupported):
+                check_engine(engine_config(**changes), SimpleNamespace(kv_cache_groups=[full], hash_block_size=BLOCK))
+
+
+class Settings(unittest.TestCase):
+    def test_options__unknown_key__names_the_nearest(self):
+        with self.assertRaisesRegex(OptionError, "'match_wait_ms'"):
+            Options({"match_wait": 2})
+
+    def test_options__bad_value__says_what_is_right(self):
+        for given, wanted in (({"store": 1}, "bool"), ({"load_share": 0}, "from"), ({"after_reset": "x"}, "private")):
+            with self.assertRaisesRegex(OptionError, wanted):
+                Options(given)
+
+    def test_meta__pickle__keeps_everything(self):
+        import pickle
+
+        meta = StepMeta(spaces={"a": {"model": "m"}}, preempted=["x"], idle=True)
+        self.assertEqual(meta, pickle.loads(pickle.dumps(meta)))
+
+
+if __name__ == "__main__":
+    unittest.main()
