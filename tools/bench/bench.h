@@ -27,7 +27,6 @@ struct bench_options {
 	const char *folder;  /* on a real disk: everything written goes into a fresh folder in it */
 	const char *daemon;  /* path of kvcaskd */
 	const char *only;    /* NULL, or a part of the case names to run */
-	void *context;       /* of the tests */
 };
 
 /* How a bar is read: the value named must be at least or at most `bar`. */
@@ -36,7 +35,6 @@ enum bench_bar_kind {
 	BENCH_BAR_RATIO_MIN,
 	BENCH_BAR_OURS_MAX,
 	BENCH_BAR_P50_US_MAX,
-	BENCH_BAR_MAX_US_MAX, /* the longest single step, counts["max_us"] */
 };
 
 /* A number that belongs to the measurement: copies, system calls, allocations, dropped pairs. */
@@ -119,6 +117,11 @@ kvc_status_t bench_allocator(const struct bench_options *options, struct bench_r
 kvc_status_t bench_index(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_keys(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_copy(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_local(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_match(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_disk(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_restart(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_idle(const struct bench_options *options, struct bench_report *report);
 
 /* `kvcask bench ...`: argv[0] is "bench". Returns the exit status: 0 all bars met, 1 some bar missed, 2 wrong usage, 3 a bench failed. */
 int kvci_bench_main(int argc, char **argv);

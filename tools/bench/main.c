@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <getopt.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "tools/bench/bench.h"
 
@@ -15,6 +13,11 @@ struct bench_entry {
 };
 
 static const struct bench_entry bench_table[] = {
+	{ "local", bench_local, "store and load through the daemon against memcpy and the bare copy" },
+	{ "match", bench_match, "matches against a million blocks; what a block costs the daemon" },
+	{ "disk", bench_disk, "store and load with the disk against fio" },
+	{ "restart", bench_restart, "first and last right match after a restart with a million records" },
+	{ "idle", bench_idle, "memory and CPU of a daemon with nothing to do" },
 	{ "allocator", bench_allocator, "places in a slab: bytes that are free but of no use, time an operation" },
 	{ "index", bench_index, "8,192 look-ups against a million blocks; its growth, step by step" },
 	{ "keys", bench_keys, "key chain of 128 K tokens against the bare hashing" },

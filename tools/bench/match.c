@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Match through the daemon against a million blocks: 8,192 keys that all hit, the same with a lease and the extents of all blocks, one key. And, as the
+ * million is there: what a block costs the daemon, and its longest step while it grew.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/fill.h"
+
+enum { MATCH_FAMILY = 2, MATCH_CHAINS = 122, MATCH_CHAINS_QUICK = 12 }; /* 999,424 blocks; 98,304 */
+
+struct match_run {
+	const struct bench_options *options;
+	struct bench_world world;
+	struct bench_fill fill;
+	uint64_t private_before;
+	uint8_t keys[BENCH_FILL_CHAIN][KVC_HASH_BYTES];
+	uint64_t random;
+};
+
+struct match_case {
+	const char *name;
+	uint32_t keys;
+	uint32_t flags;
+	double bar_us;
+	uint32_t rounds, rounds_quick;
+};
+
+static const struct match_case match_cases[] = {
+	{ "match_8192", BENCH_FILL_CHAIN, 0, 500, 301, 51 },
+	{ "match_8192_lease_extents", BENCH_FILL_CHAIN, KVC_MATCH_LEASE, 1000, 301, 51 },
+	{ "match_1", 1, 0, 15, 5001, 1001 },
+};
+
+static kvc_status_t match_once(struct match_run *run, const struct match_case *spec, double *ret_ns)
+{
+	const struct kvc_request request = { .id = "bench-match", .id_bytes = 11 };
+	struct kvc_match_result match;
+	uint32_t chain = (uint32_t)(bench_random(&run->random) % run->fill.chain_count);
+
+	bench_fill_keys(&run->fill, chain, run->keys);
+	uint64_t begin_ns = bench_now_ns();
+	kvc_status_t status =
+		kvc_match(run->fill.client.space, run->keys, spec->keys, &request, spec->flags, BENCH_TIMEOUT_NS, &match);
+	*ret_ns = (double)(bench_now_ns() - begin_ns);
+	if (status == KVC_OK && match.matched_blocks != spec->keys) {
+		bench_note("match: %u of %u keys hit (%s)", match.matched_blocks, spec->keys, kvc_miss_name(match.miss));
+		status = KVC_INTERNAL;
+	}
+	if (status == KVC_OK && (spec->flags & KVC_MATCH_LEASE) != 0)
+		status = kvc_release(run->fill.client.client, &request);
+	return status;
+}
+
+static kvc_status_t match_measure(struct match_run *run, const struct match_case *spec, struct bench_report *report)
+{
+	struct bench_samples samples = { 0 };
+	struct bench_client_figures before;
+	struct bench_result result = {
+		.bench = "match", .reference_name = "bar", .unit = "us", .reference = spec->bar_us, .bar = spec->bar_us,
+		.bar_kind = BENCH_BAR_P50_US_MAX,
+	};
+	uint32_t rounds = run->options->quick ? spec->rounds_quick : spec->rounds;
+	kvc_status_t status = bench_client_figures(&run->fill.client, &before);
+	uint64_t daemon_ns = bench_cpu_of_ns(run->world.pid);
+
+	for (uint32_t i = 0; i < rounds && status == KVC_OK; i++) {
+		double ns;
+		status = match_once(run, spec, &ns);
+		if (status == KVC_OK)
+			status = bench_samples_add(&samples, ns);
+	}
+	daemon_ns = bench_cpu_of_ns(run->world.pid) - daemon_ns;
+	if (status == KVC_OK) {
+		snprintf(result.name, sizeof(result.name), "%s_of_%uK", spec->name, run->fill.chain_count * BENCH_FILL_CHAIN / 1000);
+		result.n = rounds;
+		result.ours = result.p50_us = bench_samples_at(&samples, 0.5) / 1e3;
+		result.p99_us = bench_samples_at(&samples, 0.99) / 1e3;
+		result.ratio = result.reference / result.ours;
+		result.spread = (bench_samples_at(&samples, 0.75) - bench_samples_at(&samples, 0.25)) / bench_samples_at(&samples, 0.5);
+		bench_result_count(&result, "daemon_cpu_us", (double)daemon_ns / rounds / 1e3);
+		status = bench_client_count(&run->fill.client, &before, rounds, &result);
+		bench_report_add(report, &result);
+	}
+	bench_samples_fini(&samples);
+	return status;
+}
+
+/* What a block costs the daemon, shared memory apart, and the longest turn of its loop while it grew. */
+static kvc_status_t match_growth(struct match_run *run, struct bench_report *report)
+{
+	uint32_t blocks = run->fill.chain_count * BENCH_FILL_CHAIN;
+	struct bench_result result = {
+		.bench = "match", .name = "growth_a_block", .reference_name = "bar", .unit = "bytes", .reference = 160, .bar = 160,
+		.bar_kind = BENCH_BAR_OURS_MAX, .n = blocks,
+	};
+	struct bench_result step = {
+		.bench = "match", .name = "growth_longest_step", .reference_name = "bar", .unit = "us", .reference = 2000, .bar = 2000,
+		.bar_kind = BENCH_BAR_OURS_MAX, .n = blocks,
+	};
+	uint64_t now = 0;
+	double longest_ns = 0;
+	kvc_status_t status = bench_private_bytes(run->world.pid, &now);
+
+	if (status != KVC_OK)
+		return status;
+	result.ours = ((double)now - (double)run->private_before) / blocks;
+	result.ratio = result.ours / result.reference;
+	bench_result_count(&result, "private_MiB", (double)now / 1048576);
+	bench_report_add(report, &result);
+	status = bench_daemon_stat(&run->fill.client, "loop_longest_step_ns", &longest_ns);
+	if (status != KVC_OK)
+		return status;
+	step.ours = longest_ns / 1e3;
+	step.ratio = step.ours / step.reference;
+	bench_report_add(report, &step);
+	return KVC_OK;
+}
+
+kvc_status_t bench_match(const struct bench_options *options, struct bench_report *report)
+{
+	struct match_run *run = kvci_alloc_zero(1, sizeof(*run));
+	char capacity[64];
+	const char *settings[] = { capacity, "memory.slab: 256MiB", NULL };
+
+	if (run == NULL)
+		return KVC_NO_MEMORY;
+	run->options = options;
+	run->random = UINT64_C(0x853c49e6748fea9b);
+	run->fill = (struct bench_fill){ .options = options, .family = MATCH_FAMILY };
+	run->fill.chain_count = options->quick ? MATCH_CHAINS_QUICK : MATCH_CHAINS;
+	/* Room for all, and a slab to spare. */
+	snprintf(capacity, sizeof(capacity), "memory.capacity: %uMiB", run->fill.chain_count * (BENCH_FILL_CHAIN / 256) + 512);
+	kvc_status_t status = bench_world_begin(&run->world, options, settings, false);
+	if (status == KVC_OK)
+		status = bench_private_bytes(run->world.pid, &run->private_before);
+	if (status == KVC_OK)
+		status = bench_fill_run(&run->fill, &run->world);
+	if (status == KVC_OK)
+		status = match_growth(run, report);
+	for (size_t i = 0; i < sizeof(match_cases) / sizeof(match_cases[0]) && status == KVC_OK; i++)
+		if (bench_wanted(options, "match", match_cases[i].name))
+			status = match_measure(run, &match_cases[i], report);
+	bench_fill_end(&run->fill);
+	bench_world_end(&run->world);
+	kvci_free(run);
+	return status;
+}
