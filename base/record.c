@@ -14,6 +14,38 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a record in memory is
 _Static_assert(sizeof(struct kvci_block_id) == 56, "the block seed covers 56 bytes without padding");
 _Static_assert(sizeof(struct kvci_record_header) % KVCI_SECTION_ALIGN_BYTES == 0, "the section table follows at once");
 
+/* The format is what it is: docs/format-record.md. */
+#define RECORD_AT(type, field, offset) _Static_assert(offsetof(struct type, field) == (offset), #field " moved")
+RECORD_AT(kvci_record_header, magic, 0);
+RECORD_AT(kvci_record_header, version, 4);
+RECORD_AT(kvci_record_header, flags, 6);
+RECORD_AT(kvci_record_header, record_bytes, 8);
+RECORD_AT(kvci_record_header, space, 16);
+RECORD_AT(kvci_record_header, epoch, 32);
+RECORD_AT(kvci_record_header, form_id, 40);
+RECORD_AT(kvci_record_header, hash, 48);
+RECORD_AT(kvci_record_header, parent_hash, 80);
+RECORD_AT(kvci_record_header, group, 112);
+RECORD_AT(kvci_record_header, shard_index, 116);
+RECORD_AT(kvci_record_header, shard_count, 120);
+RECORD_AT(kvci_record_header, section_count, 124);
+RECORD_AT(kvci_record_header, position_tokens, 128);
+RECORD_AT(kvci_record_header, token_count, 136);
+RECORD_AT(kvci_record_header, reserved0, 140);
+RECORD_AT(kvci_record_header, profile_id, 144);
+RECORD_AT(kvci_record_header, reserved1, 152);
+RECORD_AT(kvci_record_header, header_checksum, 184);
+RECORD_AT(kvci_record_header, place_seal, 192);
+RECORD_AT(kvci_record_header, reserved2, 200);
+RECORD_AT(kvci_section_entry, raw_checksum, 0);
+RECORD_AT(kvci_section_entry, stored_checksum, 8);
+RECORD_AT(kvci_section_entry, raw_bytes, 16);
+RECORD_AT(kvci_section_entry, stored_bytes, 20);
+RECORD_AT(kvci_section_entry, offset_64, 24);
+RECORD_AT(kvci_section_entry, codec_k, 28);
+RECORD_AT(kvci_section_entry, codec_v, 30);
+#undef RECORD_AT
+
 enum {
 	RECORD_FLAGS_KNOWN = KVCI_RECORD_LOSSY | KVCI_RECORD_CHUNK_KEY | KVCI_RECORD_TOMBSTONE,
 	RECORD_SECTIONS_MAX = KVC_FORM_LAYERS_MAX,
