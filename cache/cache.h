@@ -204,7 +204,7 @@ struct kvci_load {
 	void *context;
 	uint32_t waiting;
 	struct kvci_load *next, *prev;
-	void *cache_private[2];
+	void *cache_private[4];
 };
 /* Attaches the client to the lease of its session and loads. NOT_FOUND: no such lease. */
 kvc_status_t kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load,
@@ -268,6 +268,7 @@ struct kvci_block_info {
 	uint64_t position_tokens;
 	uint32_t token_count, shard_count;
 	uint64_t record_bytes;
+	uint64_t record_checksum; /* 0 while it is reserved */
 	bool in_memory, on_disk, writing, loading, reserved;
 	uint32_t holds, hits;
 	uint64_t last_used_ns, stored_ns;
@@ -283,6 +284,15 @@ void kvci_cache_walk(struct kvci_cache *cache, uint64_t *cursor, uint32_t steps,
 kvc_status_t kvci_cache_find(struct kvci_cache *cache, const uint8_t *prefix, uint32_t prefix_nibbles, uint64_t *cursor,
                              uint32_t steps, struct kvci_block_info *out, uint32_t room, uint32_t *ret_count);
 
+/* Whether a key would hit now, and if not, why: as a match would, but nothing is counted, touched or started. NONE: a hit, and *ret_info
+ * (may be NULL) is the block. NOT_FOUND as status: no such binding, or its form is not known. */
+kvc_status_t kvci_cache_explain(struct kvci_cache *cache, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES],
+                                enum kvci_miss *ret_miss, struct kvci_block_info *ret_info);
+/* Someone outside (verify) read a block at this place and found it damaged: it goes off the disk, is counted and remembered. Nothing
+ * happens when the block is not at that place any more. */
+void kvci_cache_disk_damaged(struct kvci_cache *cache, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES],
+                             const struct kvc_place *place);
+
 struct kvci_space_info {
 	const struct kvci_space *fields;
 	uint8_t fingerprint[KVCI_SPACE_BYTES];
@@ -291,6 +301,7 @@ struct kvci_space_info {
 };
 uint32_t kvci_cache_space_count(const struct kvci_cache *cache);
 kvc_status_t kvci_cache_space_info(const struct kvci_cache *cache, uint32_t space, struct kvci_space_info *ret_info);
+uint32_t kvci_cache_binding_count(const struct kvci_cache *cache); /* bindings are numbered from 0 */
 const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, uint32_t binding);
 uint32_t kvci_cache_binding_space(const struct kvci_cache *cache, uint32_t binding);
 

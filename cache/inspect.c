@@ -46,6 +46,7 @@ static void inspect_block(const struct kvci_cache *cache, const struct kvci_bloc
 	ret_info->token_count = block->token_count;
 	ret_info->shard_count = binding->shard_count;
 	ret_info->record_bytes = binding->record_bytes;
+	ret_info->record_checksum = block->record_checksum;
 	ret_info->in_memory = (block->flags & KVCI_BLOCK_MEMORY) != 0;
 	ret_info->on_disk = kvci_block_on_disk(cache, block);
 	ret_info->writing = (block->flags & (KVCI_BLOCK_WRITING | KVCI_BLOCK_QUEUED)) != 0;
@@ -160,6 +161,44 @@ kvc_status_t kvci_cache_space_info(const struct kvci_cache *cache, uint32_t spac
 	return KVC_OK;
 }
 
+kvc_status_t kvci_cache_explain(struct kvci_cache *cache, uint32_t binding_number, const uint8_t hash[KVCI_HASH_BYTES],
+                                enum kvci_miss *ret_miss, struct kvci_block_info *ret_info)
+{
+	const struct kvci_binding *binding = kvci_binding_get(cache, binding_number);
+	uint32_t number;
+	const struct kvci_block *block;
+
+	if (binding == NULL || !binding->form_known)
+		return KVC_NOT_FOUND;
+	kvci_cache_enter(cache);
+	number = kvci_index_find(cache->index, binding_number, hash);
+	if (number == KVCI_INDEX_NONE) {
+		*ret_miss = kvci_match_cause(cache, binding, hash);
+		return KVC_OK;
+	}
+	block = kvci_block_at(cache, number);
+	if (kvci_block_stale(cache, block))
+		*ret_miss = KVCI_MISS_EPOCH;
+	else if ((block->flags & KVCI_BLOCK_MEMORY) != 0)
+		*ret_miss = KVCI_MISS_NONE;
+	else if ((block->flags & KVCI_BLOCK_RESERVED) != 0)
+		*ret_miss = KVCI_MISS_IN_FLIGHT;
+	else if (!kvci_block_on_disk(cache, block))
+		*ret_miss = KVCI_MISS_EVICTED;
+	else if (cache->disk.read_circuit.state != KVCI_CIRCUIT_CLOSED || (block->flags & KVCI_BLOCK_LATE) != 0)
+		*ret_miss = KVCI_MISS_DISK_CIRCUIT;
+	else
+		*ret_miss = KVCI_MISS_NONE;
+	if (ret_info != NULL)
+		inspect_block(cache, block, ret_info);
+	return KVC_OK;
+}
+
+uint32_t kvci_cache_binding_count(const struct kvci_cache *cache)
+{
+	return cache->binding_count;
+}
+
 const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, uint32_t binding)
 {
 	if (binding >= cache->binding_count || !cache->bindings[binding]->form_known)
@@ -197,7 +236,7 @@ kvc_status_t kvci_cache_client_info(const struct kvci_cache *cache, uint32_t cli
 void kvci_cache_totals(const struct kvci_cache *cache, struct kvci_cache_totals *ret_totals)
 {
 	memset(ret_totals, 0, sizeof(*ret_totals));
-	ret_totals->blocks = kvci_index_linked(cache->index);
+	ret_totals->blocks = cache->stored_blocks;
 	ret_totals->memory_blocks = cache->memory_blocks;
 	ret_totals->disk_blocks = cache->disk_blocks;
 	ret_totals->memory_used_bytes = cache->memory_used_bytes;
@@ -207,7 +246,11 @@ void kvci_cache_totals(const struct kvci_cache *cache, struct kvci_cache_totals 
 	ret_totals->reserved_bytes = cache->reserved_bytes;
 	ret_totals->quarantined_bytes = cache->quarantined_bytes;
 	ret_totals->write_queue_bytes = cache->disk.write_bytes;
-	ret_totals->loads_under_way = cache->disk.read_active_count;
+	ret_totals->loads_under_way = cache->disk.reads.used;
 	ret_totals->index_loading = cache->disk.loading;
 	ret_totals->disk_health = cache->disk.health;
+	if (ret_totals->disk_health == KVC_OK && cache->disk.read_circuit.state != KVCI_CIRCUIT_CLOSED)
+		ret_totals->disk_health = cache->disk.read_circuit.why;
+	else if (ret_totals->disk_health == KVC_OK && cache->disk.write_circuit.state != KVCI_CIRCUIT_CLOSED)
+		ret_totals->disk_health = cache->disk.write_circuit.why;
 }

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Match: the leading keys that hit, why the first miss missed, and the lease on what hit.
+ *
+ * The hot path touches two cache lines a block, fetched ahead in groups, and allocates nothing a key: block numbers go into one
+ * array, which becomes the lease's.
+ */
+#include "cache/internal.h"
+
+#include "base/alloc.h"
+
+enum { MATCH_GROUP = 256 };
+
+static const enum kvci_stat match_miss_stats[KVCI_MISS_COUNT] = {
+#define MATCH_MISS_STAT(name, text) [KVCI_MISS_##name] = KVCI_STAT_MISS_##name,
+	KVCI_MISS_TABLE(MATCH_MISS_STAT)
+#undef MATCH_MISS_STAT
+};
+
+/* One key is about to be called missed for this cause. */
+static void match_count_miss(struct kvci_cache *cache, enum kvci_miss miss, uint64_t n)
+{
+	if (n != 0)
+		kvci_cache_count(cache, match_miss_stats[miss], n);
+}
+
+enum kvci_miss kvci_match_cause(struct kvci_cache *cache, const struct kvci_binding *binding, const uint8_t *hash)
+{
+	uint32_t cause = kvci_ghost_get(cache->ghost, binding->number, hash);
+	unsigned looked = 0;
+
+	if (cause != 0 && cause < KVCI_MISS_COUNT)
+		return (enum kvci_miss)cause;
+	for (uint32_t number = binding->space->first_binding; number != KVCI_NONE && looked < 16; looked++) {
+		const struct kvci_binding *other = cache->bindings[number];
+		if (other != binding && other->group == binding->group &&
+		    kvci_index_find(cache->index, number, hash) != KVCI_INDEX_NONE)
+			return KVCI_MISS_OTHER_FORM;
+		number = other->next_of_space;
+	}
+	return cache->disk.loading ? KVCI_MISS_INDEX_LOADING : KVCI_MISS_NEVER_STORED;
+}
+
+/* Whether the block of a key hits; if not, why. Number and what it stands for may be gone after a miss. */
+static inline enum kvci_miss match_classify(struct kvci_cache *cache, const struct kvci_binding *binding, uint32_t number,
+                                            bool *ret_on_disk)
+{
+	const struct kvci_block *block = kvci_block_at(cache, number);
+
+	*ret_on_disk = false;
+	if (block->epoch != binding->space->epoch || binding->void_) {
+		kvci_block_reap(cache, number);
+		return KVCI_MISS_EPOCH;
+	}
+	if ((block->flags & KVCI_BLOCK_MEMORY) != 0)
+		return KVCI_MISS_NONE;
+	if ((block->flags & KVCI_BLOCK_RESERVED) != 0)
+		return KVCI_MISS_IN_FLIGHT;
+	if (!kvci_block_on_disk(cache, block)) {
+		kvci_block_reap(cache, number);
+		return KVCI_MISS_EVICTED;
+	}
+	*ret_on_disk = true;
+	if (cache->disk.read_circuit.state != KVCI_CIRCUIT_CLOSED || (block->flags & KVCI_BLOCK_LATE) != 0)
+		return KVCI_MISS_DISK_CIRCUIT;
+	return KVCI_MISS_NONE;
+}
+
+static kvc_status_t match_scratch(struct kvci_cache *cache, uint32_t count)
+{
+	if (count <= cache->match_room)
+		return KVC_OK;
+	uint32_t *scratch = kvci_realloc(cache->match_scratch, (size_t)count * sizeof(*scratch));
+	if (scratch == NULL)
+		return KVC_NO_MEMORY;
+	cache->match_scratch = scratch;
+	cache->match_room = count;
+	return KVC_OK;
+}
+
+/* Counts what a hit is. */
+static inline void match_hit(struct kvci_match *match, bool on_disk)
+{
+	match->matched++;
+	match->in_memory += !on_disk;
+	match->on_disk += on_disk;
+}
+
+static void match_exists(struct kvci_cache *cache, const struct kvci_binding *binding, struct kvci_match *match)
+{
+	uint32_t numbers[MATCH_GROUP];
+
+	for (uint32_t first = 0; first < match->count; first += MATCH_GROUP) {
+		uint32_t n = match->count - first < MATCH_GROUP ? match->count - first : MATCH_GROUP;
+		kvci_index_find_many(cache->index, binding->number, match->hashes + first, n, numbers);
+		for (uint32_t i = 0; i < n; i++) {
+			bool on_disk = false;
+			enum kvci_miss miss;
+			/* classifying a miss may free a block that a later key found, if the caller repeats keys: look again */
+			if (numbers[i] != KVCI_INDEX_NONE && match->end != KVCI_MISS_NONE)
+				numbers[i] = kvci_index_find(cache->index, binding->number, match->hashes[first + i]);
+			if (numbers[i] == KVCI_INDEX_NONE)
+				miss = kvci_match_cause(cache, binding, match->hashes[first + i]);
+			else
+				miss = match_classify(cache, binding, numbers[i], &on_disk);
+			if (match->exists != NULL)
+				match->exists[first + i] = miss == KVCI_MISS_NONE;
+			if (miss == KVCI_MISS_NONE) {
+				match_hit(match, on_disk);
+				continue;
+			}
+			match_count_miss(cache, miss, 1);
+			if (match->end == KVCI_MISS_NONE)
+				match->end = miss;
+		}
+	}
+}
+
+/* The leading hits of keys [first, count), into numbers[first...]; match->matched goes on from first. */
+static void match_prefix(struct kvci_cache *cache, const struct kvci_binding *binding, struct kvci_match *match,
+                         uint32_t first, uint32_t *numbers)
+{
+	while (first < match->count) {
+		uint32_t n = match->count - first < MATCH_GROUP ? match->count - first : MATCH_GROUP;
+		kvci_index_find_many(cache->index, binding->number, match->hashes + first, n, numbers + first);
+		for (uint32_t i = first; i < first + n; i++) {
+			bool on_disk = false;
+			match->end = numbers[i] == KVCI_INDEX_NONE ? kvci_match_cause(cache, binding, match->hashes[i])
+			                                           : match_classify(cache, binding, numbers[i], &on_disk);
+			if (match->end != KVCI_MISS_NONE)
+				return;
+			match_hit(match, on_disk);
+		}
+		first += n;
+	}
+}
+
+/* From last to first, so that the end of a chain leaves memory before its beginning. */
+static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count)
+{
+	bool writes = kvci_cache_has_disk(cache) && cache->config.write_mode != KVCI_WRITE_OFF;
+
+	for (uint32_t i = count; i-- > 0;) {
+		struct kvci_block *block = kvci_block_at(cache, numbers[i]);
+		if (block->hits != UINT16_MAX)
+			block->hits++;
+		kvci_block_touch(cache, numbers[i]);
+		if (writes && block->place.generation == 0)
+			kvci_write_touched(cache, numbers[i]);
+	}
+}
+
+/* ---- leases ---- */
+
+/* What the lease has of these keys already: how many leading ones, or KVCI_NONE when the keys are others. */
+static uint32_t match_lease_prefix(struct kvci_cache *cache, const struct kvci_lease *lease, struct kvci_match *match)
+{
+	uint32_t both = lease->count < match->count ? lease->count : match->count;
+
+	for (uint32_t i = 0; i < both; i++)
+		if (memcmp(kvci_block_at(cache, lease->blocks[i])->key.hash, match->hashes[i], KVCI_HASH_BYTES) != 0)
+			return KVCI_NONE;
+	for (uint32_t i = 0; i < both; i++) {
+		const struct kvci_block *block = kvci_block_at(cache, lease->blocks[i]);
+		bool on_disk = false;
+		if ((block->flags & KVCI_BLOCK_DEAD) != 0)
+			match->end = (enum kvci_miss)(block->flags >> KVCI_BLOCK_CAUSE_SHIFT);
+		else
+			match->end = match_classify(cache, lease->binding, lease->blocks[i], &on_disk);
+		if (match->end != KVCI_MISS_NONE)
+			return i;
+		match_hit(match, on_disk);
+	}
+	return both;
+}
+
+/* Pins numbers[first, match->matched) for the lease; over a cap fewer blocks match. */
+static kvc_status_t match_pin(struct kvci_cache *cache, struct kvci_lease *lease, struct kvci_match *match, uint32_t first,
+                              const uint32_t *numbers)
+{
+	uint64_t bytes = lease->binding->record_bytes;
+
+	for (uint32_t i = first; i < match->matched; i++) {
+		kvc_status_t status = kvci_hold_add(cache, lease->session, numbers[i], bytes);
+		if (status == KVC_OK) {
+			lease->blocks[lease->count++] = numbers[i];
+			continue;
+		}
+		for (uint32_t j = i; j < match->matched; j++) {
+			bool on_disk = (kvci_block_at(cache, numbers[j])->flags & KVCI_BLOCK_MEMORY) == 0;
+			match->on_disk -= on_disk;
+			match->in_memory -= !on_disk;
+		}
+		match->matched = i;
+		match->end = KVCI_MISS_OVER_CAP;
+		return status == KVC_OVER_CAP ? KVC_OK : status;
+	}
+	return KVC_OK;
+}
+
+/* The disk begins to bring what is only there. A read that cannot be started now is tried again by the load. */
+static void match_start_reads(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if ((kvci_block_at(cache, numbers[i])->flags & (KVCI_BLOCK_MEMORY | KVCI_BLOCK_LOADING)) == 0)
+			kvci_read_start(cache, numbers[i], false);
+	kvci_read_pump(cache);
+}
+
+/* The lease of an earlier match under this id: its blocks, or none when the keys are others and nobody else has it. */
+static kvc_status_t match_lease_again(struct kvci_cache *cache, struct kvci_client *client, struct kvci_binding *binding,
+                                      struct kvci_match *match, struct kvci_lease **lease, uint32_t *ret_first)
+{
+	uint32_t first = (*lease)->binding == binding ? match_lease_prefix(cache, *lease, match) : KVCI_NONE;
+
+	if (first != KVCI_NONE) {
+		*ret_first = first;
+		return KVC_OK;
+	}
+	struct kvci_list *only = (*lease)->holders.next;
+	if (only->next != &(*lease)->holders || KVCI_LIST_OF(only, struct kvci_holder, in_lease)->client != client ||
+	    client->loads != NULL)
+		return KVC_IN_USE;
+	kvci_holder_drop(cache, KVCI_LIST_OF(only, struct kvci_holder, in_lease), true);
+	*lease = NULL;
+	*ret_first = 0;
+	return KVC_OK;
+}
+
+/* New blocks beyond what the lease has can join it only when it has all before. */
+static kvc_status_t match_lease(struct kvci_cache *cache, struct kvci_client *client, struct kvci_binding *binding,
+                                struct kvci_match *match)
+{
+	struct kvci_lease *lease = kvci_lease_find(cache, client->session, match->request_id);
+	bool made = false;
+	uint32_t first = 0;
+	kvc_status_t status = KVC_OK;
+
+	if (lease != NULL)
+		status = match_lease_again(cache, client, binding, match, &lease, &first);
+	if (status != KVC_OK)
+		return status;
+	if (match->end == KVCI_MISS_NONE && first < match->count)
+		match_prefix(cache, binding, match, first, cache->match_scratch);
+	if (match->matched == 0)
+		return KVC_OK;
+	if (lease == NULL) {
+		status = kvci_lease_create(cache, client->session, binding, match->request_id, &lease);
+		made = status == KVC_OK;
+		if (status == KVC_OVER_CAP) {
+			match->matched = match->in_memory = match->on_disk = 0;
+			match->end = KVCI_MISS_OVER_CAP;
+			return KVC_OK;
+		}
+	}
+	if (status == KVC_OK && match->matched > lease->count)
+		status = kvci_lease_room(lease, match->matched);
+	if (status == KVC_OK)
+		status = kvci_lease_attach(cache, lease, client);
+	if (status == KVC_OK && match->matched > first && lease->count == first)
+		status = match_pin(cache, lease, match, first, cache->match_scratch);
+	if (lease != NULL && made && (status != KVC_OK || lease->count == 0)) {
+		kvci_lease_end(cache, lease, true);
+		return status;
+	}
+	if (status != KVC_OK)
+		return status;
+	match_touch(cache, lease->blocks, match->matched);
+	if (match->on_disk != 0)
+		match_start_reads(cache, lease->blocks, match->matched);
+	return KVC_OK;
+}
+
+kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client_id, struct kvci_match *match)
+{
+	struct kvci_client *client = kvci_client_get(cache, client_id);
+	struct kvci_binding *binding = kvci_binding_get(cache, match->binding);
+	kvc_status_t status = KVC_OK;
+
+	kvci_cache_enter(cache);
+	match->matched = match->in_memory = match->on_disk = 0;
+	match->load_bytes = 0;
+	match->end = KVCI_MISS_NONE;
+	if (client == NULL || binding == NULL || !binding->form_known)
+		return KVC_NOT_FOUND;
+	if (client->tenant != binding->space->tenant)
+		return KVC_DENIED;
+	if ((match->flags & KVCI_MATCH_EXISTS) != 0 && (match->flags & KVCI_MATCH_LEASE) != 0)
+		return KVC_INVALID;
+	if (match->count > KVCI_MATCH_KEYS_MAX)
+		return KVC_TOO_BIG;
+	if ((match->flags & KVCI_MATCH_EXISTS) != 0) {
+		match_exists(cache, binding, match);
+	} else {
+		status = match_scratch(cache, match->count);
+		if (status == KVC_OK && (match->flags & KVCI_MATCH_LEASE) != 0) {
+			status = match_lease(cache, client, binding, match);
+		} else if (status == KVC_OK) {
+			match_prefix(cache, binding, match, 0, cache->match_scratch);
+			match_touch(cache, cache->match_scratch, match->matched);
+		}
+		if (status != KVC_OK) {
+			match->matched = match->in_memory = match->on_disk = 0;
+			match->end = KVCI_MISS_NONE;
+			return status;
+		}
+		if (match->end != KVCI_MISS_NONE) {
+			match_count_miss(cache, match->end, 1);
+			match_count_miss(cache, KVCI_MISS_AFTER_MISS, match->count - match->matched - 1);
+		}
+	}
+	match->load_bytes = match->matched * binding->record_bytes;
+	kvci_cache_count(cache, KVCI_STAT_MATCH_CALLS, 1);
+	kvci_cache_count(cache, KVCI_STAT_MATCH_KEYS, match->count);
+	kvci_cache_count(cache, KVCI_STAT_MATCH_HIT_KEYS, match->matched);
+	return KVC_OK;
+}
