@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The offset allocator as the brain uses it: a slab is kept full, a request that does not fit evicts until it does. What counts is the share of
- * the slab that is free but not in a range as long as the largest size; it is looked at after every placement.
+ * The offset allocator as the brain uses it: an arena of four slabs of 1 GiB that is kept full; a request that fits in none of them evicts until it
+ * does. What counts is the share of all bytes that are free, but in slabs without a range as long as the largest size; it is looked at
+ * after every placement.
  *
- * Sizes are drawn from 4 KiB to 32 MiB, each power of two as likely. It is which block leaves that makes the difference, not how a range is
- * chosen (first fit, best fit, next fit, by address and from two ends were tried: docs/performance.md):
+ * Sizes are drawn from 4 KiB to 32 MiB, each power of two as likely ("mixed"), or are those of common models' blocks ("models"), or one
+ * only, as in the arena of one engine ("form"). It is which block leaves that makes the difference, not how a range is chosen (first fit,
+ * best fit, next fit, by address and from two ends were tried: docs/performance.md):
  *   oldest  the order of LRU without hits: blocks placed together leave together
  *   random  the worst case: every hole is alone
- *   form    one size only, as in the slabs of one engine
  *
  * The operations are recorded in a first run and timed in a second one that does nothing else.
  */
@@ -25,36 +26,46 @@
 enum {
 	ALLOCATOR_OPERATIONS = 1000000,
 	ALLOCATOR_SLOTS = 1 << 20, /* live blocks at most: as many as operations */
+	ALLOCATOR_SLABS = 4,
 };
+
+#define ALLOCATOR_SLAB_BYTES (UINT64_C(1) << 30)
 
 enum allocator_order { ALLOCATOR_OLDEST, ALLOCATOR_RANDOM };
 
+enum allocator_sizes { ALLOCATOR_MIXED, ALLOCATOR_MODELS, ALLOCATOR_FORM };
+
 struct allocator_case {
 	const char *name;
-	uint64_t slab_bytes;
+	enum allocator_sizes sizes;
 	enum allocator_order order;
-	uint64_t fixed_bytes; /* 0: mixed */
-	double bar_percent;   /* 0: none */
+	double bar_percent; /* 0: none */
 };
 
 static const struct allocator_case allocator_cases[] = {
-	{ "mixed_oldest_4GiB", UINT64_C(4) << 30, ALLOCATOR_OLDEST, 0, 5 },
-	{ "mixed_oldest_1GiB", UINT64_C(1) << 30, ALLOCATOR_OLDEST, 0, 0 },
-	{ "mixed_random_4GiB", UINT64_C(4) << 30, ALLOCATOR_RANDOM, 0, 0 },
-	{ "form_random_1GiB", UINT64_C(1) << 30, ALLOCATOR_RANDOM, UINT64_C(5902336), 5 }, /* SmolLM2, 256 tokens */
+	{ "mixed_oldest", ALLOCATOR_MIXED, ALLOCATOR_OLDEST, 5 },
+	{ "mixed_random", ALLOCATOR_MIXED, ALLOCATOR_RANDOM, 0 },
+	{ "models_oldest", ALLOCATOR_MODELS, ALLOCATOR_OLDEST, 5 },
+	{ "models_random", ALLOCATOR_MODELS, ALLOCATOR_RANDOM, 0 },
+	{ "form_random", ALLOCATOR_FORM, ALLOCATOR_RANDOM, 5 },
 };
 
-/* units 0: free slot; a slot of ALLOCATOR_SLOTS: an allocation that finds no space. */
+/* Records of blocks in units: 1 MiB, 1.4, 2.8, 4 and 5.6 MiB and their headers. The last is the largest. */
+static const uint32_t allocator_models[] = { 257, 361, 717, 1026, 1441 };
+enum { ALLOCATOR_MODEL_COUNT = sizeof(allocator_models) / sizeof(allocator_models[0]) };
+
+/* units 0: frees; a slot of ALLOCATOR_SLOTS: an allocation that finds no space. */
 struct allocator_step {
-	uint32_t slot, units;
+	uint32_t slab, slot, units;
 };
 
 struct allocator_run {
 	const struct allocator_case *spec;
-	struct kvci_extents *extents;
+	struct kvci_extents *slabs[ALLOCATOR_SLABS];
 	struct allocator_step *steps;
 	uint32_t step_count;
-	uint32_t *nodes; /* by slot */
+	uint32_t *nodes;     /* by slot */
+	uint8_t *slab_of;    /* by slot */
 	uint32_t *live;  /* ring of slots, oldest first */
 	uint32_t first, count;
 	uint64_t random;
@@ -66,16 +77,18 @@ static uint32_t allocator_units(struct allocator_run *run)
 {
 	uint64_t most = ALLOCATOR_LARGEST / ALLOCATOR_UNIT;
 
-	if (run->spec->fixed_bytes != 0)
-		return (uint32_t)(run->spec->fixed_bytes / ALLOCATOR_UNIT);
+	if (run->spec->sizes == ALLOCATOR_FORM)
+		return allocator_models[ALLOCATOR_MODEL_COUNT - 1];
+	if (run->spec->sizes == ALLOCATOR_MODELS)
+		return allocator_models[bench_random(&run->random) % ALLOCATOR_MODEL_COUNT];
 	double share = (double)(bench_random(&run->random) >> 11) * 0x1p-53;
 	return (uint32_t)ceil(pow((double)most, share));
 }
 
-static void allocator_record(struct allocator_run *run, uint32_t slot, uint32_t units)
+static void allocator_record(struct allocator_run *run, uint32_t slab, uint32_t slot, uint32_t units)
 {
 	if (run->step_count < ALLOCATOR_OPERATIONS)
-		run->steps[run->step_count++] = (struct allocator_step){ slot, units };
+		run->steps[run->step_count++] = (struct allocator_step){ slab, slot, units };
 }
 
 /* Takes the next victim out of the ring; its slot. */
@@ -96,36 +109,51 @@ static uint32_t allocator_evict(struct allocator_run *run)
 
 static void allocator_look(struct allocator_run *run)
 {
-	uint64_t largest = kvci_extents_largest_free_bytes(run->extents);
-	uint64_t needed = run->spec->fixed_bytes != 0 ? run->spec->fixed_bytes : ALLOCATOR_LARGEST;
-	uint64_t unusable = largest >= needed ? 0 : kvci_extents_free_bytes(run->extents);
-	double percent = 100.0 * (double)unusable / (double)run->spec->slab_bytes;
+	uint64_t needed = run->spec->sizes == ALLOCATOR_MIXED ? ALLOCATOR_LARGEST
+	                                                      : allocator_models[ALLOCATOR_MODEL_COUNT - 1] * ALLOCATOR_UNIT;
+	uint64_t unusable = 0;
 
+	for (unsigned i = 0; i < ALLOCATOR_SLABS; i++)
+		if (kvci_extents_largest_free_bytes(run->slabs[i]) < needed)
+			unusable += kvci_extents_free_bytes(run->slabs[i]);
+	double percent = 100.0 * (double)unusable / (double)(ALLOCATOR_SLABS * ALLOCATOR_SLAB_BYTES);
 	run->unusable_sum += percent;
 	run->unusable_max = percent > run->unusable_max ? percent : run->unusable_max;
 	run->looked++;
+}
+
+/* The first slab that has room. Each try is an operation. */
+static kvc_status_t allocator_try(struct allocator_run *run, uint32_t slot, uint32_t units)
+{
+	uint64_t offset;
+
+	for (uint8_t i = 0; i < ALLOCATOR_SLABS; i++) {
+		kvc_status_t status = kvci_extents_alloc(run->slabs[i], units * ALLOCATOR_UNIT, &offset, &run->nodes[slot]);
+		allocator_record(run, i, status == KVC_OK ? slot : ALLOCATOR_SLOTS, units);
+		if (status == KVC_OK)
+			run->slab_of[slot] = i;
+		if (status != KVC_NO_SPACE)
+			return status;
+	}
+	return KVC_NO_SPACE;
 }
 
 /* Places one block, evicting as long as it finds no space. `slot` is the number of the placement. */
 static kvc_status_t allocator_place(struct allocator_run *run, uint32_t slot)
 {
 	uint32_t units = allocator_units(run);
-	uint64_t offset;
 	kvc_status_t status;
 
-	while ((status = kvci_extents_alloc(run->extents, units * ALLOCATOR_UNIT, &offset, &run->nodes[slot])) == KVC_NO_SPACE) {
+	while ((status = allocator_try(run, slot, units)) == KVC_NO_SPACE) {
 		if (run->count == 0)
 			return KVC_INTERNAL;
-		allocator_record(run, ALLOCATOR_SLOTS, units);
 		uint32_t victim = allocator_evict(run);
-		kvci_extents_free(run->extents, run->nodes[victim]);
-		allocator_record(run, victim, 0);
+		kvci_extents_free(run->slabs[run->slab_of[victim]], run->nodes[victim]);
+		allocator_record(run, run->slab_of[victim], victim, 0);
 	}
-	if (status != KVC_OK)
-		return status;
-	allocator_record(run, slot, units);
-	run->live[(run->first + run->count++) % ALLOCATOR_SLOTS] = slot;
-	return KVC_OK;
+	if (status == KVC_OK)
+		run->live[(run->first + run->count++) % ALLOCATOR_SLOTS] = slot;
+	return status;
 }
 
 /* Runs the case and leaves the recorded steps. The first fifth fills the slab and is not looked at. */
@@ -141,27 +169,40 @@ static kvc_status_t allocator_simulate(struct allocator_run *run)
 	return KVC_OK;
 }
 
-/* The same operations on a fresh slab, timed as a whole. */
+static kvc_status_t allocator_slabs_make(struct kvci_extents **slabs)
+{
+	kvc_status_t status = KVC_OK;
+
+	for (unsigned i = 0; i < ALLOCATOR_SLABS && status == KVC_OK; i++)
+		status = kvci_extents_create(ALLOCATOR_SLAB_BYTES, ALLOCATOR_UNIT, &slabs[i]);
+	return status;
+}
+
+static void allocator_slabs_destroy(struct kvci_extents **slabs)
+{
+	for (unsigned i = 0; i < ALLOCATOR_SLABS; i++)
+		kvci_extents_destroy(slabs[i]);
+}
+
+/* The same operations on fresh slabs, timed as a whole. */
 static kvc_status_t allocator_replay(struct allocator_run *run, double *ret_ns_an_operation)
 {
-	struct kvci_extents *extents;
+	struct kvci_extents *slabs[ALLOCATOR_SLABS] = { 0 };
 	uint64_t offset;
 	uint32_t node;
-	kvc_status_t status = kvci_extents_create(run->spec->slab_bytes, ALLOCATOR_UNIT, &extents);
+	kvc_status_t status = allocator_slabs_make(slabs);
 
-	if (status != KVC_OK)
-		return status;
 	uint64_t begin_ns = bench_now_ns();
-	for (uint32_t i = 0; i < run->step_count; i++) {
+	for (uint32_t i = 0; i < run->step_count && status == KVC_OK; i++) {
 		const struct allocator_step *step = &run->steps[i];
 		if (step->units == 0)
-			kvci_extents_free(extents, run->nodes[step->slot]);
-		else if (kvci_extents_alloc(extents, step->units * ALLOCATOR_UNIT, &offset, &node) == KVC_OK)
+			kvci_extents_free(slabs[step->slab], run->nodes[step->slot]);
+		else if (kvci_extents_alloc(slabs[step->slab], step->units * ALLOCATOR_UNIT, &offset, &node) == KVC_OK)
 			run->nodes[step->slot] = node;
 	}
 	*ret_ns_an_operation = (double)(bench_now_ns() - begin_ns) / run->step_count;
-	kvci_extents_destroy(extents);
-	return KVC_OK;
+	allocator_slabs_destroy(slabs);
+	return status;
 }
 
 static void allocator_report(const struct allocator_run *run, double ns, struct bench_report *report)
@@ -192,9 +233,10 @@ static kvc_status_t allocator_run_case(const struct allocator_case *spec, struct
 	run.steps = kvci_alloc_zero(ALLOCATOR_OPERATIONS, sizeof(*run.steps));
 	run.nodes = kvci_alloc_zero(ALLOCATOR_SLOTS + 1, sizeof(*run.nodes));
 	run.live = kvci_alloc_zero(ALLOCATOR_SLOTS, sizeof(*run.live));
-	if (run.steps == NULL || run.nodes == NULL || run.live == NULL)
+	run.slab_of = kvci_alloc_zero(ALLOCATOR_SLOTS, sizeof(*run.slab_of));
+	if (run.steps == NULL || run.nodes == NULL || run.live == NULL || run.slab_of == NULL)
 		goto out;
-	status = kvci_extents_create(spec->slab_bytes, ALLOCATOR_UNIT, &run.extents);
+	status = allocator_slabs_make(run.slabs);
 	if (status == KVC_OK)
 		status = allocator_simulate(&run);
 	if (status == KVC_OK)
@@ -202,9 +244,10 @@ static kvc_status_t allocator_run_case(const struct allocator_case *spec, struct
 	if (status == KVC_OK)
 		allocator_report(&run, ns, report);
 out:
-	kvci_extents_destroy(run.extents);
+	allocator_slabs_destroy(run.slabs);
 	kvci_free(run.steps);
 	kvci_free(run.nodes);
+	kvci_free(run.slab_of);
 	kvci_free(run.live);
 	return status;
 }

@@ -147,7 +147,7 @@ static kvc_status_t local_measure(struct local_run *run, bool store, struct benc
 	kvc_status_t status = bench_client_figures(&run->client, &before);
 
 	if (status == KVC_OK)
-		status = bench_daemon_stat(&run->client, "evicted_blocks", &evicted_before);
+		status = bench_daemon_stat(&run->client, "evict_lost_blocks", &evicted_before);
 	for (uint32_t pair = 0; pair < pairs && status == KVC_OK; pair++) {
 		double ns[LOCAL_WAYS] = { 0 };
 		bench_progress(run->options, store ? "local store" : "local load", pair, pairs);
@@ -167,7 +167,7 @@ static kvc_status_t local_measure(struct local_run *run, bool store, struct benc
 	if (status == KVC_OK)
 		status = bench_client_count(&run->client, &before, (double)pairs * run->leg_blocks, &result);
 	if (status == KVC_OK)
-		status = bench_daemon_stat(&run->client, "evicted_blocks", &evicted);
+		status = bench_daemon_stat(&run->client, "evict_lost_blocks", &evicted);
 	if (status == KVC_OK) {
 		bench_result_count(&result, "copies", 1);
 		bench_result_count(&result, "evictions", (evicted - evicted_before) / ((double)pairs * run->leg_blocks));
