@@ -196,6 +196,8 @@ def _open(vllm_config: Any, options: Options, is_scheduler: bool) -> kv.Client:
             mover=not is_scheduler,
             owner=is_scheduler,
             lazy=True,
+            # The scheduler is never held up long, not even by the first request to a daemon that has stopped.
+            connect_timeout=0.1 if is_scheduler else 1.0,
         )
     status = client.health()
     if status != kv.OK:

@@ -252,12 +252,13 @@ class SchedulerHalf:
         tracked.match = NOTHING
         tracked.lease = None
         self._stats.add("match_failures")
+        # The library itself leaves a daemon alone that is away or silent, and answers at once then.
         if error.status_class >= kv.CLASS_CALLER:
             self._say_once(f"match {error.name}", "a match was refused: %s", error)
-        self._match_circuit.fail()
+            self._match_circuit.fail()
 
     def _is_answering(self) -> bool:
-        """False while the daemon is left alone. After the pause one message probes it in the background."""
+        """False while a daemon that answers too late is left alone. After the pause one message probes it in the background."""
         circuit = self._match_circuit
         if circuit.is_open():
             return False
@@ -325,7 +326,7 @@ class SchedulerHalf:
         else:
             tracked.match = NOTHING
             self._stats.add("match_timeouts" if status == kv.TIMED_OUT else "match_failures")
-            if kv.status_class(status) >= kv.CLASS_DEGRADE:
+            if status == kv.TIMED_OUT or kv.status_class(status) >= kv.CLASS_CALLER:
                 self._match_circuit.fail()
         op.destroy()
         if tracked.match is NOTHING and tracked.lease is not None:

@@ -22,7 +22,8 @@ TABLE = {
     "load_seconds": "Time of loads, from their start",
     "load_failed_blocks": "Blocks that were promised and could not be loaded; recomputed",
     "loads_timed_out": "Loads that missed their deadline",
-    "stored_blocks": "Blocks stored, or found stored already",
+    "stored_blocks": "Blocks stored",
+    "existing_blocks": "Blocks offered that were stored already",
     "stored_bytes": "Bytes gathered out of the engine",
     "store_seconds": "Time of stores, from their start",
     "store_failed_blocks": "Blocks that could not be stored",
@@ -40,7 +41,8 @@ class KvcaskStats(KVConnectorStats):
     """Sums over an interval: {name of TABLE: number}."""
 
     def add(self, name: str, amount: float = 1) -> None:
-        self.data[name] = self.data.get(name, 0) + amount
+        if amount:
+            self.data[name] = self.data.get(name, 0) + amount
 
     observe = add
 

@@ -9,6 +9,7 @@ It reads every page twice and more: for tests, not for service.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,12 @@ class Verifier:
         self._folder = folder
         self._tensors = tensors
         os.makedirs(folder, exist_ok=True)
+
+    def describe(self, key: str, desc: dict[str, str], form_fields: dict[str, int]) -> None:
+        """Writes what another program needs to read the same blocks."""
+        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        with open(os.path.join(self._folder, f"space-{name}.json"), "w", encoding="utf-8") as file:
+            json.dump({"desc": desc, "form": form_fields}, file)
 
     def _path(self, space: str, a_hash: bytes) -> str:
         name = hashlib.sha256(space.encode() + b"\0" + a_hash).hexdigest()

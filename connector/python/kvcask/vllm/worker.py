@@ -133,6 +133,8 @@ class WorkerHalf:
             space = self._client.space(self._descs[key], self._layout.form())
             space.set_memory(self._memory)
             self._spaces[key] = space
+            if self._verifier is not None:
+                self._verifier.describe(key, self._descs[key], self._layout.fields)
         return space
 
     # ---- load -----------------------------------------------------------------------------------------------------
@@ -280,12 +282,14 @@ class WorkerHalf:
     def _store_ended(self, store: Store, now: float) -> None:
         if not store.released:
             self._release(store)
-        figures = store.op.figures()
-        self._stats.add("stored_blocks", figures.blocks)
-        self._stats.add("stored_bytes", figures.bytes)
+        statuses = store.op.block_statuses(store.blocks)
+        stored, existing = statuses.count(kv.OK), statuses.count(kv.EXISTS)
+        self._stats.add("stored_blocks", stored)
+        self._stats.add("existing_blocks", existing)
+        self._stats.add("stored_bytes", store.op.figures().bytes)
         self._stats.add("store_seconds", now - store.began)
-        if figures.blocks < store.blocks:
-            self._stats.add("store_failed_blocks", store.blocks - figures.blocks)
+        if stored + existing < store.blocks:
+            self._stats.add("store_failed_blocks", store.blocks - stored - existing)
         else:
             self._store_circuit.succeed()
         store.op.destroy()

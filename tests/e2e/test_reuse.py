@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is computed once is found again: in memory, by a second engine, on the disk after a restart; and what must not be found is not.
+Every answer is compared with vLLM alone."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import harness
+from harness import BLOCK, Daemon, Engine, Prompts, kv_config, say
+
+LENGTHS = (640, 333, 97)
+TOKENS = 12
+
+
+def check(engine: Engine, prompts: list, wanted: list, cached: list[int] | None, what: str, **ask) -> None:
+    before = engine.kvcask()
+    found = engine.generate(prompts, TOKENS, **ask)["results"]
+    after = engine.kvcask()
+    assert [r["tokens"] for r in found] == wanted, f"{what}: other tokens than vLLM alone"
+    assert all(r["finish"] == "length" for r in found), f"{what}: {found}"
+    hits = [r["cached"] for r in found]
+    if cached is not None:
+        assert hits == cached, f"{what}: {hits} tokens cached, not {cached}"
+    loaded = int(after.get("loaded_blocks", 0) - before.get("loaded_blocks", 0))
+    assert loaded == sum(cached or []) // BLOCK, f"{what}: {loaded} blocks loaded for {cached} tokens"
+    say(f"{what}: ok, {loaded} blocks loaded")
+
+
+def reset(engine: Engine, connector: bool = False) -> None:
+    assert engine.reset(connector), "vLLM did not reset its prefix cache"
+
+
+def wait_for_hits(engine: Engine, prompt: list, what: str) -> None:
+    """After an outage the client comes back by itself, within its longest pause."""
+    until = time.monotonic() + 40
+    while time.monotonic() < until:
+        reset(engine)
+        if engine.generate([prompt], 1)["results"][0]["cached"]:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{what}: no hits again after 40 s")
+
+
+def first_engine(engine: Engine, prompts: list, wanted: list, full: list[int]) -> None:
+    nothing = [0] * len(prompts)
+    check(engine, prompts, wanted, nothing, "cold")
+    reset(engine)
+    check(engine, prompts, wanted, full, "again, from memory")
+    reset(engine)
+    check(engine, prompts, wanted, nothing, "no_load", params=[no("load")] * len(prompts))
+    reset(engine)
+    check(engine, prompts, wanted, nothing, "salted", salts=["s"] * len(prompts))
+    reset(engine)
+    check(engine, prompts, wanted, full, "salted again", salts=["s"] * len(prompts))
+    secret = prompts[0][::-1]
+    before = engine.kvcask()
+    engine.generate([secret], 1, params=[no("store")])
+    reset(engine)
+    assert engine.generate([secret], 1)["results"][0]["cached"] == 0, "no_store was stored"
+    after = engine.kvcask()
+    # The second of the two may be stored; the first may not.
+    assert after["stored_blocks"] - before["stored_blocks"] <= len(secret) // BLOCK
+    say("no_store: ok")
+    logprobs = engine.generate([prompts[0]], 1, params=[{"prompt_logprobs": 1}])["results"][0]
+    assert logprobs["cached"] in (0, None), "prompt log-probabilities of loaded tokens"
+
+
+def no(what: str) -> dict:
+    return {"extra_args": {"kv_transfer_params": {f"no_{what}": True}}}
+
+
+def main() -> None:
+    source = Prompts(11)
+    prompts = [source.fresh(n) for n in LENGTHS]
+    full = [(n - 1) // BLOCK * BLOCK for n in LENGTHS]
+    nothing = [0] * len(LENGTHS)
+    with Engine(None) as alone:
+        wanted = [r["tokens"] for r in alone.generate(prompts, TOKENS)["results"]]
+    with harness.workplace("reuse") as folder:
+        daemon = Daemon(folder).start()
+        verify = {"verify_loads": True, "verify_dir": str(folder / "verify")}
+        try:
+            with Engine(kv_config(daemon, **verify)) as engine:
+                first_engine(engine, prompts, wanted, full)
+                check_verified(engine)
+            with Engine(kv_config(daemon, **verify)) as engine:
+                check(engine, prompts, wanted, full, "second engine")
+                daemon.stop()
+                daemon.start()
+                wait_for_hits(engine, prompts[2], "daemon restarted")
+                reset(engine)
+                check(engine, prompts, wanted, full, "daemon restarted, from disk")
+                check_verified(engine)
+                # Weights change: nothing old is served, what comes after is; and a kill right behind it changes nothing.
+                reset(engine, connector=True)
+                daemon.kill()
+                daemon.start()
+                wait_for_daemon(engine)
+                reset(engine)
+                check(engine, prompts, wanted, nothing, "after reset_cache and a kill")
+                reset(engine)
+                check(engine, prompts, wanted, full, "stored after reset_cache")
+            with Engine(kv_config(daemon, **verify)) as engine:
+                check(engine, prompts, wanted, nothing, "third engine, after the reset of the second")
+                daemon.signal(signal.SIGCONT)
+        finally:
+            daemon.kill()
+
+
+def wait_for_daemon(engine: Engine) -> None:
+    """Until a fresh prompt is stored: the connection is up again."""
+    source = Prompts(12)
+    until = time.monotonic() + 40
+    before = engine.kvcask().get("stored_blocks", 0)
+    while time.monotonic() < until:
+        engine.generate([source.fresh(70)], 1)
+        time.sleep(0.3)
+        engine.generate([source.fresh(10)], 1)
+        if engine.kvcask().get("stored_blocks", 0) > before:
+            return
+    raise AssertionError("nothing is stored 40 s after the daemon came back")
+
+
+def check_verified(engine: Engine) -> None:
+    found = engine.kvcask()
+    assert found.get("verified_pages", 0) > 0, found
+    assert not found.get("verify_mismatches") and not found.get("verify_unknown"), found
+    say(f"{int(found['verified_pages'])} loaded pages are what was gathered")
+
+
+if __name__ == "__main__":
+    harness.run(main)
