@@ -273,6 +273,8 @@ static kvc_status_t client_make_user_fd(struct kvc_client *client)
 	client->user_fd = fd;
 	client->user_wake_fd = wake_fd;
 	client->user_timer_fd = timer_fd;
+	client->user_woken = true; /* of what came before nobody was told */
+	client_ring(wake_fd);
 	return KVC_OK;
 }
 
