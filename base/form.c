@@ -81,9 +81,7 @@ static bool form_multiply(const struct kvc_form *form, struct kvc_form_sizes *si
 	    __builtin_add_overflow(page, (uint64_t)form->page_extra_bytes, &page) || page > KVC_BLOCK_BYTES_MAX)
 		return false;
 	sizes->pages_per_section = form->block_tokens / form->engine_block_tokens;
-	section = page * sizes->pages_per_section; /* at most 2^30 * 2^16 */
-	if (section > KVC_BLOCK_BYTES_MAX)
-		return false;
+	section = page * sizes->pages_per_section; /* at most 2^30 * 2^16, and 2^10 of them */
 	block = section * form->layer_count;
 	if (block > KVC_BLOCK_BYTES_MAX)
 		return false;

@@ -124,7 +124,7 @@ static bool record_header_sane(const struct kvci_record_header *header, size_t a
 	    header->record_bytes > KVCI_RECORD_BYTES_MAX)
 		return false;
 	table_end_bytes = sizeof(*header) + (uint64_t)header->section_count * sizeof(struct kvci_section_entry);
-	if (table_end_bytes > available_bytes || table_end_bytes > header->record_bytes)
+	if (table_end_bytes > available_bytes)
 		return false;
 	if (header->shard_count == 0 || header->shard_index >= header->shard_count || header->token_count == 0)
 		return false;

@@ -233,6 +233,9 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 	};
 	struct sample sample = sample_make(4, 640, 0x11);
 	struct kvci_record_header *header = (struct kvci_record_header *)(void *)sample.record;
+	const struct kvci_record_header *ret_header;
+	const struct kvci_section_entry *sections;
+	size_t bytes = sample.sizes.record_bytes;
 	uint8_t saved[4096];
 
 	(void)context;
@@ -242,7 +245,7 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
 		memcpy(sample.record + lies[i].offset, &lies[i].value, lies[i].bytes);
 		header->header_checksum = kvci_record_checksum(sample.record);
-		if (sample_check(sample.record, sample.sizes.record_bytes) != KVC_CORRUPT)
+		if (kvci_record_parse(sample.record, bytes, &ret_header, &sections) != KVC_CORRUPT)
 			fail_msg("%s = %llu passed", lies[i].name, (unsigned long long)lies[i].value);
 		memcpy(sample.record, saved, 4096);
 	}
@@ -250,12 +253,24 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 		static const uint32_t counts[] = {0, 1025, UINT32_MAX};
 
 		header->section_count = counts[count];
-		assert_int_equal(sample_check(sample.record, sample.sizes.record_bytes), KVC_CORRUPT);
+		assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_CORRUPT);
 	}
 	memcpy(sample.record, saved, 4096);
 	header->reserved1[31] = 1;
 	header->header_checksum = kvci_record_checksum(sample.record);
-	assert_int_equal(sample_check(sample.record, sample.sizes.record_bytes), KVC_CORRUPT);
+	assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_CORRUPT);
+	memcpy(sample.record, saved, 4096);
+	for (uint32_t i = 0; i < 4; i++) { /* coded sections that would unpack to 2^30 bytes in all, then to one more */
+		struct kvci_section_entry *entry = (struct kvci_section_entry *)(void *)(sample.record + 256) + i;
+
+		entry->codec_k = entry->codec_v = 1;
+		entry->raw_bytes = 1 << 28;
+	}
+	header->header_checksum = kvci_record_checksum(sample.record);
+	assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_OK);
+	((struct kvci_section_entry *)(void *)(sample.record + 256))->raw_bytes++;
+	header->header_checksum = kvci_record_checksum(sample.record);
+	assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_CORRUPT);
 	memcpy(sample.record, saved, 4096);
 	assert_int_equal(sample_check(sample.record, sample.sizes.record_bytes), KVC_OK);
 	kvci_free(sample.record);
