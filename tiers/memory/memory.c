@@ -252,6 +252,17 @@ kvc_status_t kvci_memory_slab_fd(const struct kvci_memory *memory, uint32_t id, 
 	return KVC_OK;
 }
 
+kvc_status_t kvci_memory_slab_base(const struct kvci_memory *memory, uint32_t id, void **ret_base, uint64_t *ret_bytes)
+{
+	struct memory_slab **place = memory_find(memory, id);
+
+	if (place == NULL)
+		return KVC_NOT_FOUND;
+	*ret_base = (*place)->base;
+	*ret_bytes = (*place)->bytes;
+	return KVC_OK;
+}
+
 void kvci_memory_quiesce(struct kvci_memory *memory)
 {
 	memory->quiet = true;

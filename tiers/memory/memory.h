@@ -47,6 +47,8 @@ kvc_status_t kvci_memory_slab_seal(struct kvci_memory *memory, uint32_t slab);
 /* The fd (the memory's, not the caller's) and length of a slab; NOT_FOUND. ret_sealed: whether it may go to any client. */
 kvc_status_t kvci_memory_slab_fd(const struct kvci_memory *memory, uint32_t slab, int *ret_fd, uint64_t *ret_bytes,
                                  bool *ret_sealed);
+/* The daemon's own mapping. */
+kvc_status_t kvci_memory_slab_base(const struct kvci_memory *memory, uint32_t slab, void **ret_base, uint64_t *ret_bytes);
 
 /* A memfd of `bytes` that can neither grow nor shrink, and its read-write mapping: windows. *ret_fd is the caller's. */
 kvc_status_t kvci_memory_map(const char *name, uint64_t bytes, int *ret_fd, void **ret_base);
