@@ -176,6 +176,8 @@ static void admin_write(struct kvci_job *job)
 		question->status = kvc_status_from_errno(errno);
 	else if (json_dump_callback(question->answer, admin_dump_piece, &writer, JSON_COMPACT) != 0 || admin_write_out(&writer) != 0)
 		question->status = KVC_NO_MEMORY;
+	else if (lseek(question->fd, 0, SEEK_SET) != 0)
+		question->status = KVC_IO;
 }
 
 void admin_finish(struct kvci_admin_question *question)

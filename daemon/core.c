@@ -148,11 +148,15 @@ static void core_disk_ready(void *context, uint32_t epoll_events)
 
 static void core_refresh_disk(struct kvci_core *core)
 {
+	struct kvci_ledger_figures ledger;
 	struct kvc_tier_stats stats;
 	struct kvci_stats *out = &core->stats;
 
 	if (core->disk == NULL)
 		return;
+	kvci_ledger_figures(core->ledger, &ledger);
+	kvci_stat_set(out, KVCI_STAT_LEDGER_WRITE_ERRORS, ledger.write_errors);
+	kvci_stat_set(out, KVCI_STAT_LEDGER_LOST_RECORDS, ledger.lost_records);
 	kvci_tier_stats(core->disk, &stats);
 	kvci_stat_set(out, KVCI_STAT_DEVICE_READS, stats.reads);
 	kvci_stat_set(out, KVCI_STAT_DEVICE_READ_BYTES, stats.read_bytes);
