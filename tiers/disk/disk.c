@@ -173,15 +173,21 @@ static void disk_stats(struct kvc_tier *base, struct kvc_tier_stats *ret_stats)
 	}
 }
 
-/* Headers that spare the next start from looking through segments; then all of it made durable. */
+/* A header that spares the next start from looking through the segment. */
+static void disk_close_segment(struct kvci_disk_tier *tier, int32_t number, enum kvci_disk_state state)
+{
+	struct kvci_keeper_op *op = number >= 0 ? kvci_keeper_op_create(tier, KVCI_KEEPER_HEADER) : NULL;
+
+	if (op != NULL)
+		kvci_disk_header_order(tier, op, (uint32_t)number, state);
+}
+
 static void disk_close_segments(struct kvci_disk_tier *tier)
 {
 	struct kvci_keeper_op *flush;
 
-	if (tier->head >= 0)
-		kvci_disk_header_order(tier, (uint32_t)tier->head, KVCI_DISK_CLOSED, false);
-	if (tier->ready >= 0)
-		kvci_disk_header_order(tier, (uint32_t)tier->ready, KVCI_DISK_FREE, false);
+	disk_close_segment(tier, tier->head, KVCI_DISK_CLOSED);
+	disk_close_segment(tier, tier->ready, KVCI_DISK_FREE);
 	flush = kvci_keeper_op_create(tier, KVCI_KEEPER_FLUSH);
 	if (flush == NULL)
 		return;

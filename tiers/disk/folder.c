@@ -21,6 +21,32 @@
 #define FOLDER_SEGMENT_MAX ((uint64_t)1 << 30)
 #define FOLDER_SEGMENT_AUTO_MIN ((uint64_t)64 << 20)
 
+kvc_status_t kvci_disk_status_of_errno(uint32_t error)
+{
+	switch (error) {
+	case 0:
+		return KVC_OK;
+	case ENOSPC:
+	case EDQUOT:
+	case EFBIG: /* a limit on file sizes */
+		return KVC_DISK_FULL;
+	case ENODATA: /* the file ends before the record does */
+		return KVC_CORRUPT;
+	case ECANCELED:
+		return KVC_CANCELED;
+	case ENOMEM:
+		return KVC_NO_MEMORY;
+	case EACCES:
+	case EPERM:
+	case EROFS:
+		return KVC_DENIED;
+	case ENOENT:
+		return KVC_NOT_FOUND;
+	default:
+		return KVC_IO;
+	}
+}
+
 static void folder_segment_name(uint32_t segment, char ret_name[32])
 {
 	snprintf(ret_name, 32, "seg-%08x.kvs", segment);
@@ -248,19 +274,24 @@ kvc_status_t kvci_disk_segment_allocate(int fd, uint64_t length_bytes)
 		if (result == 0 && (uint64_t)file.st_size < length_bytes)
 			result = ftruncate(fd, (off_t)length_bytes);
 	}
-	return result == 0 ? KVC_OK : kvc_status_from_errno(errno);
+	return result == 0 ? KVC_OK : kvci_disk_status_of_errno((uint32_t)errno);
 }
 
-kvc_status_t kvci_disk_segment_make(struct kvci_disk_folder *folder, uint32_t segment, uint64_t length_bytes, int *ret_fd)
+kvc_status_t kvci_disk_segment_make(struct kvci_disk_folder *folder, uint32_t segment, uint64_t length_bytes,
+                                    uint64_t reserve_bytes, int *ret_fd)
 {
+	struct statvfs space;
 	kvc_status_t status;
 	char name[32];
 	int fd;
 
+	if (fstatvfs(folder->dir_fd, &space) == 0 &&
+	    (uint64_t)space.f_bavail * space.f_frsize < length_bytes + reserve_bytes)
+		return KVC_DISK_FULL;
 	folder_segment_name(segment, name);
 	fd = folder_open_file(folder, name, O_RDWR | O_CREAT);
 	if (fd < 0)
-		return kvc_status_from_errno(errno);
+		return kvci_disk_status_of_errno((uint32_t)errno);
 	status = kvci_disk_segment_allocate(fd, length_bytes);
 	if (status != KVC_OK) {
 		close(fd);
@@ -290,7 +321,7 @@ kvc_status_t kvci_disk_pread(int fd, void *buffer, size_t bytes, uint64_t offset
 		if (moved < 0 && errno == EINTR)
 			continue;
 		if (moved < 0)
-			return kvc_status_from_errno(errno);
+			return kvci_disk_status_of_errno((uint32_t)errno);
 		if (moved == 0)
 			break;
 		done += (size_t)moved;
@@ -310,7 +341,7 @@ kvc_status_t kvci_disk_pwrite(int fd, const void *buffer, size_t bytes, uint64_t
 		if (moved < 0 && errno == EINTR)
 			continue;
 		if (moved <= 0)
-			return moved < 0 ? kvc_status_from_errno(errno) : KVC_IO;
+			return moved < 0 ? kvci_disk_status_of_errno((uint32_t)errno) : KVC_IO;
 		done += (size_t)moved;
 	}
 	return KVC_OK;

@@ -50,10 +50,16 @@ kvc_status_t kvci_disk_folder_list(const struct kvci_disk_folder *folder, uint32
 /* Opens an existing segment file. */
 kvc_status_t kvci_disk_segment_open(struct kvci_disk_folder *folder, uint32_t segment, bool read_only, int *ret_fd,
                                     uint64_t *ret_file_bytes);
-/* Makes the file, or makes it whole again: all its bytes allocated. On failure a new file is taken away again. */
-kvc_status_t kvci_disk_segment_make(struct kvci_disk_folder *folder, uint32_t segment, uint64_t length_bytes, int *ret_fd);
+/* Makes a file with all its bytes allocated. DISK_FULL also when less than reserve_bytes would be left free: a disk without a
+ * free byte leaves the index no room. On failure there is no file. */
+kvc_status_t kvci_disk_segment_make(struct kvci_disk_folder *folder, uint32_t segment, uint64_t length_bytes,
+                                    uint64_t reserve_bytes, int *ret_fd);
+/* Makes an existing file whole again. */
 kvc_status_t kvci_disk_segment_allocate(int fd, uint64_t length_bytes);
 void kvci_disk_segment_remove(const struct kvci_disk_folder *folder, uint32_t segment);
+
+/* What an errno of a file operation means to us. */
+kvc_status_t kvci_disk_status_of_errno(uint32_t error);
 
 /* Whole transfers at an aligned place with an aligned buffer. pread: *ret_bytes is less at the end of the file. */
 kvc_status_t kvci_disk_pread(int fd, void *buffer, size_t bytes, uint64_t offset_bytes, size_t *ret_bytes);

@@ -60,7 +60,7 @@ struct kvci_disk_segment {
 enum kvci_keeper_kind {
 	KVCI_KEEPER_PUT,     /* entry into the index; indexed_4k with it */
 	KVCI_KEEPER_DROP,    /* tombstone into the record at entry.place, entry out of the index */
-	KVCI_KEEPER_HEADER,  /* header page of a segment as given; `forget` its entries first */
+	KVCI_KEEPER_HEADER,  /* header page of a segment as given; of a FREE one the entries are forgotten first */
 	KVCI_KEEPER_PREPARE, /* file made (fd -1) or made whole, header OPEN */
 	KVCI_KEEPER_COLLECT, /* up to `room` entries of a segment from from_4k on */
 	KVCI_KEEPER_FLUSH,   /* fdatasync of fds, then the index's log */
@@ -73,7 +73,6 @@ struct kvci_keeper_op {
 	uint32_t kind;
 	uint32_t segment, generation, indexed_4k, from_4k;
 	int fd;
-	bool forget;
 	struct kvci_disk_header header;
 	struct kvc_tier_entry entry;
 	struct kvc_tier_entry *entries; /* COLLECT */
@@ -133,7 +132,6 @@ kvc_status_t kvci_disk_flush(struct kvci_disk_tier *tier, struct kvc_tier_reques
 kvc_status_t kvci_disk_drop(struct kvci_disk_tier *tier, const struct kvc_tier_entry *entry);
 /* Tells the owner when the device's state changes. */
 void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t status, const char *what);
-kvc_status_t kvci_disk_status_of_errno(uint32_t error);
 
 /* ---- reclaim (reclaim.c) ---- */
 
@@ -237,12 +235,17 @@ void kvci_disk_place_written(struct kvci_disk_tier *tier, uint32_t segment);
 uint32_t kvci_disk_place_settled(const struct kvci_disk_tier *tier, uint32_t segment);
 /* Orders the next head, when there is none. */
 void kvci_disk_prepare_kick(struct kvci_disk_tier *tier);
+/* What the disk keeps free beside the segments, for the index. */
+uint64_t kvci_disk_reserve_bytes(const struct kvci_disk_tier *tier);
 /* Segments that could become head, the ready one included. */
 uint32_t kvci_disk_free_segments(const struct kvci_disk_tier *tier);
 /* The header page for the segment's state as the owner sees it; counts it as written. */
 void kvci_disk_segment_header(struct kvci_disk_tier *tier, uint32_t segment, enum kvci_disk_state state,
                               struct kvci_disk_header *ret_header);
-/* Orders the header page of a segment. False: no memory. */
-bool kvci_disk_header_order(struct kvci_disk_tier *tier, uint32_t segment, enum kvci_disk_state state, bool forget);
+/* Orders the header page of a segment, by an op made before (KVCI_KEEPER_HEADER). FREE: the index forgets its entries first. */
+void kvci_disk_header_order(struct kvci_disk_tier *tier, struct kvci_keeper_op *op, uint32_t segment,
+                            enum kvci_disk_state state);
+/* The header says CLOSED, if that is owed and can be said now. */
+void kvci_disk_segment_settle(struct kvci_disk_tier *tier, uint32_t segment);
 
 #endif

@@ -122,7 +122,7 @@ static void keeper_drop(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
 
 static void keeper_header(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
 {
-	if (op->forget) {
+	if (op->header.state == KVCI_DISK_FREE) {
 		kvci_disk_batch_delete_segment(tier->keeper.batch, op->segment);
 		kvci_disk_batch_segment(tier->keeper.batch, op->segment, op->generation, KVCI_DISK_HEADER_PAGES);
 		keeper_commit(tier);
@@ -139,7 +139,8 @@ static void keeper_prepare(struct kvci_disk_tier *tier, struct kvci_keeper_op *o
 	bool made = op->fd < 0;
 	int fd = op->fd;
 
-	op->status = made ? kvci_disk_segment_make(&tier->folder, op->segment, length_bytes, &fd) :
+	op->status = made ? kvci_disk_segment_make(&tier->folder, op->segment, length_bytes,
+	                                           kvci_disk_reserve_bytes(tier), &fd) :
 	                    kvci_disk_segment_allocate(fd, length_bytes);
 	if (op->status != KVC_OK)
 		return;

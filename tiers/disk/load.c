@@ -69,8 +69,9 @@ static void load_head_opened(struct kvci_job *job)
 	if (op->status == KVC_OK && tier->head < 0) {
 		tier->head = (int32_t)op->segment;
 		tier->segments[op->segment].use = KVCI_DISK_HEAD;
-	} else if (kvci_disk_header_order(tier, op->segment, KVCI_DISK_CLOSED, false)) {
-		tier->segments[op->segment].close_owed = false; /* left behind by a ready one */
+	} else {
+		tier->segments[op->segment].close_owed = true; /* left behind by a ready one */
+		kvci_disk_segment_settle(tier, op->segment);
 	}
 	kvci_keeper_op_destroy(op);
 	if (!tier->closing)
@@ -84,12 +85,8 @@ static void load_take_head(struct kvci_disk_tier *tier, uint32_t number)
 
 	if (op == NULL)
 		return; /* then a ready one becomes head */
-	op->segment = number;
-	op->generation = tier->segments[number].generation;
-	op->fd = tier->segments[number].fd;
 	op->job.done = load_head_opened;
-	kvci_disk_segment_header(tier, number, KVCI_DISK_OPEN, &op->header);
-	kvci_keeper_order(tier, op);
+	kvci_disk_header_order(tier, op, number, KVCI_DISK_OPEN);
 }
 
 static void load_noted(struct kvci_job *job)
@@ -109,8 +106,8 @@ static void load_noted(struct kvci_job *job)
 	} else if (note->use == KVCI_DISK_HEAD) {
 		segment->close_owed = false;
 		load_take_head(tier, note->segment);
-	} else if (segment->close_owed && kvci_disk_header_order(tier, note->segment, KVCI_DISK_CLOSED, false)) {
-		segment->close_owed = false;
+	} else {
+		kvci_disk_segment_settle(tier, note->segment);
 	}
 }
 

@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
-enum { PLACE_RETRY_MS = 1000 };
+enum { PLACE_RETRY_MS = 1000, PLACE_RESERVE_BYTES_MAX = 64 << 20 };
 
 struct kvci_disk_segment *kvci_disk_place_segment(struct kvci_disk_tier *tier, const struct kvc_place *place)
 {
@@ -43,19 +43,35 @@ void kvci_disk_segment_header(struct kvci_disk_tier *tier, uint32_t number, enum
 	memcpy(ret_header->uuid, tier->uuid, sizeof(ret_header->uuid));
 }
 
-bool kvci_disk_header_order(struct kvci_disk_tier *tier, uint32_t number, enum kvci_disk_state state, bool forget)
+void kvci_disk_header_order(struct kvci_disk_tier *tier, struct kvci_keeper_op *op, uint32_t number,
+                            enum kvci_disk_state state)
 {
-	struct kvci_keeper_op *op = kvci_keeper_op_create(tier, KVCI_KEEPER_HEADER);
-
-	if (op == NULL)
-		return false;
 	op->segment = number;
 	op->generation = tier->segments[number].generation;
 	op->fd = tier->segments[number].fd;
-	op->forget = forget;
 	kvci_disk_segment_header(tier, number, state, &op->header);
 	kvci_keeper_order(tier, op);
-	return true;
+}
+
+void kvci_disk_segment_settle(struct kvci_disk_tier *tier, uint32_t number)
+{
+	struct kvci_disk_segment *segment = &tier->segments[number];
+	struct kvci_keeper_op *op;
+
+	if (segment->use != KVCI_DISK_FULL || !segment->close_owed || segment->in_flight != 0)
+		return;
+	op = kvci_keeper_op_create(tier, KVCI_KEEPER_HEADER);
+	if (op == NULL)
+		return; /* the next start looks through it */
+	segment->close_owed = false;
+	kvci_disk_header_order(tier, op, number, KVCI_DISK_CLOSED);
+}
+
+uint64_t kvci_disk_reserve_bytes(const struct kvci_disk_tier *tier)
+{
+	uint64_t share = tier->options.capacity_bytes / 16;
+
+	return share < PLACE_RESERVE_BYTES_MAX ? share : PLACE_RESERVE_BYTES_MAX;
 }
 
 static uint64_t place_creatable(const struct kvci_disk_tier *tier)
@@ -161,15 +177,6 @@ void kvci_disk_prepare_kick(struct kvci_disk_tier *tier)
 	kvci_keeper_order(tier, op);
 }
 
-static void place_close(struct kvci_disk_tier *tier, uint32_t number)
-{
-	struct kvci_disk_segment *segment = &tier->segments[number];
-
-	if (segment->use == KVCI_DISK_FULL && segment->close_owed && segment->in_flight == 0 &&
-	    kvci_disk_header_order(tier, number, KVCI_DISK_CLOSED, false))
-		segment->close_owed = false;
-}
-
 /* The ready segment becomes the head. */
 static void place_advance(struct kvci_disk_tier *tier)
 {
@@ -181,7 +188,7 @@ static void place_advance(struct kvci_disk_tier *tier)
 	if (before >= 0) {
 		tier->segments[before].use = KVCI_DISK_FULL;
 		tier->segments[before].close_owed = true;
-		place_close(tier, (uint32_t)before);
+		kvci_disk_segment_settle(tier, (uint32_t)before);
 	}
 	kvci_disk_prepare_kick(tier);
 	kvci_reclaim_kick(tier);
@@ -227,7 +234,7 @@ kvc_status_t kvci_disk_place_take(struct kvci_disk_tier *tier, uint32_t length_4
 void kvci_disk_place_written(struct kvci_disk_tier *tier, uint32_t number)
 {
 	tier->segments[number].in_flight--;
-	place_close(tier, number);
+	kvci_disk_segment_settle(tier, number);
 	if (tier->segments[number].in_flight == 0)
 		kvci_reclaim_kick(tier);
 }

@@ -32,24 +32,24 @@ static void reclaim_finish(struct kvci_disk_tier *tier)
 {
 	struct kvci_disk_reclaim *reclaim = &tier->reclaim;
 	struct kvci_disk_segment *segment = &tier->segments[reclaim->segment];
+	struct kvci_keeper_op *forget = kvci_keeper_op_create(tier, KVCI_KEEPER_HEADER);
 	uint32_t generation = segment->generation;
 
-	segment->generation = ++tier->generation_last;
-	if (!kvci_disk_header_order(tier, reclaim->segment, KVCI_DISK_FREE, true)) {
+	reclaim->active = false;
+	if (forget == NULL) {
 		/* No memory to order it: not now. The records are still there. */
-		segment->generation = generation;
 		segment->use = KVCI_DISK_FULL;
-		reclaim->active = false;
 		return;
 	}
 	segment->use = KVCI_DISK_SPARE;
+	segment->generation = ++tier->generation_last;
 	segment->next_4k = KVCI_DISK_HEADER_PAGES;
 	segment->records = 0;
 	segment->dirty = false;
 	segment->close_owed = false;
 	tier->stats.reclaimed_segments++;
-	reclaim->active = false;
 	tier->events.lost(tier->events.context, reclaim->segment, generation);
+	kvci_disk_header_order(tier, forget, reclaim->segment, KVCI_DISK_FREE);
 	kvci_disk_prepare_kick(tier);
 	kvci_reclaim_kick(tier);
 }

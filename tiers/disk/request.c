@@ -9,7 +9,6 @@
  *           straight from the buffer
  *   FLUSH   by the keeper, behind everything that was ordered before
  */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,24 +17,6 @@
 #include "tiers/disk/internal.h"
 
 enum { REQUEST_OPS_MIN = 64 };
-
-kvc_status_t kvci_disk_status_of_errno(uint32_t error)
-{
-	switch (error) {
-	case 0:
-		return KVC_OK;
-	case ENOSPC:
-	case EDQUOT:
-	case EFBIG: /* a limit on file sizes */
-		return KVC_DISK_FULL;
-	case ENODATA: /* the file ends before the record does */
-		return KVC_CORRUPT;
-	case ECANCELED:
-		return KVC_CANCELED;
-	default:
-		return KVC_IO;
-	}
-}
 
 void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t status, const char *what)
 {

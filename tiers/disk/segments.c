@@ -91,12 +91,43 @@ static bool segments_vote(const struct found *found, uint8_t ret_uuid[KVCI_DISK_
 	return true;
 }
 
+/* A disk without room for the index: the least valuable segment makes some. */
+static bool segments_make_room(struct found *found)
+{
+	struct found_segment *victim = NULL;
+
+	for (size_t i = 0; i < found->count; i++) {
+		struct found_segment *segment = &found->segments[i];
+
+		if (!segment->whole)
+			continue;
+		if (victim == NULL || (segment->header.state == KVCI_DISK_FREE && victim->header.state != KVCI_DISK_FREE) ||
+		    ((segment->header.state == KVCI_DISK_FREE) == (victim->header.state == KVCI_DISK_FREE) &&
+		     segment->header.generation < victim->header.generation))
+			victim = segment;
+	}
+	if (victim == NULL || found->count < 2)
+		return false;
+	kvci_log(KVCI_LOG_WARN, "disk", "the disk is full: segment %08x is taken away to make room for the index", victim->number);
+	kvci_disk_segment_remove(&found->tier->folder, victim->number);
+	close(victim->fd);
+	found->bytes -= victim->file_bytes;
+	memmove(victim, victim + 1, (size_t)(found->segments + found->count - (victim + 1)) * sizeof(*victim));
+	found->count--;
+	return true;
+}
+
 /* Opens the index; one that is broken is taken away and made anew, since the segments hold all that it knew. */
 static kvc_status_t segments_open_index(struct found *found, char **ret_error)
 {
 	struct kvci_disk_tier *tier = found->tier;
 	kvc_status_t status = kvci_disk_db_open(tier->db_path, &tier->db, ret_error);
 
+	if (status == KVC_DISK_FULL && segments_make_room(found)) {
+		kvci_free(*ret_error);
+		*ret_error = NULL;
+		status = kvci_disk_db_open(tier->db_path, &tier->db, ret_error);
+	}
 	if (status != KVC_CORRUPT)
 		return status;
 	kvci_log(KVCI_LOG_WARN, "disk", "%s; it is made anew from the segments", *ret_error != NULL ? *ret_error : "index");
@@ -329,7 +360,7 @@ static kvc_status_t segments_first(struct kvci_disk_tier *tier, char **ret_error
 	}
 	if (segment->use == KVCI_DISK_ABSENT) {
 		status = kvci_disk_segment_make(&tier->folder, (uint32_t)(segment - tier->segments), tier->options.segment_bytes,
-		                                &segment->fd);
+		                                kvci_disk_reserve_bytes(tier), &segment->fd);
 		segment->length_4k = (uint32_t)(tier->options.segment_bytes / KVCI_DISK_PAGE_BYTES);
 		segment->generation = ++tier->generation_last;
 		if (status == KVC_OK)
