@@ -18,7 +18,8 @@ struct kvci_extents;
 kvc_status_t kvci_extents_create(uint64_t length_bytes, uint64_t unit_bytes, struct kvci_extents **ret_extents);
 void kvci_extents_destroy(struct kvci_extents *extents);
 
-/* NO_SPACE when no free range is long enough; NO_MEMORY when metadata cannot grow. *ret_node is what free wants. */
+/* NO_SPACE when no free range is long enough (or when only one of the request's own class is, behind 256 shorter ones of that class).
+ * *ret_node is what free wants. Takes no memory. */
 kvc_status_t kvci_extents_alloc(struct kvci_extents *extents, uint64_t bytes, uint64_t *ret_offset_bytes, uint32_t *ret_node);
 /* Merges with free neighbours. */
 void kvci_extents_free(struct kvci_extents *extents, uint32_t node);

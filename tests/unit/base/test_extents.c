@@ -143,6 +143,37 @@ static void test_extents__equal_sizes__fill_to_the_last_unit(void **state)
 	kvci_extents_destroy(extents);
 }
 
+/* Holes of one, two and three units have no list, but bitmaps: over all their levels. */
+static void test_extents__many_tiny_holes__all_found_again(void **state)
+{
+	enum { UNITS = 300001 };
+	struct kvci_extents *extents;
+	static uint32_t nodes[UNITS];
+	uint64_t offset;
+	uint32_t node;
+
+	assert_int_equal(kvci_extents_create(UNITS * UNIT, UNIT, &extents), KVC_OK);
+	for (uint32_t i = 0; i < UNITS; i++)
+		assert_int_equal(kvci_extents_alloc(extents, UNIT, &offset, &nodes[i]), KVC_OK);
+	assert_int_equal(kvci_extents_alloc(extents, UNIT, &offset, &node), KVC_NO_SPACE);
+	/* Holes of 1, 2, 3 units, a used one behind each. */
+	uint32_t holes[4] = { 0 };
+	for (uint32_t i = 0, hole = 1; i + hole < UNITS; i += hole + 1, hole = hole % 3 + 1) {
+		for (uint32_t j = 0; j < hole; j++)
+			kvci_extents_free(extents, nodes[i + j]);
+		holes[hole]++;
+	}
+	assert_null(kvci_extents_check(extents));
+	assert_int_equal(kvci_extents_largest_free_bytes(extents), 3 * UNIT);
+	assert_int_equal(kvci_extents_alloc(extents, 4 * UNIT, &offset, &node), KVC_NO_SPACE);
+	for (uint32_t units = 3; units > 0; units--)
+		for (uint32_t i = 0; i < holes[units]; i++)
+			assert_int_equal(kvci_extents_alloc(extents, units * UNIT, &offset, &node), KVC_OK);
+	assert_null(kvci_extents_check(extents));
+	assert_int_equal(kvci_extents_free_bytes(extents), 0);
+	kvci_extents_destroy(extents);
+}
+
 static void test_extents__odd_arguments__refused(void **state)
 {
 	struct kvci_extents *extents = NULL;
@@ -177,7 +208,7 @@ static int allow_countdown(void *context, size_t bytes)
 	return 1;
 }
 
-/* Fill a slab unit by unit with n allocations allowed, for every n: NO_MEMORY, and all invariants hold. */
+/* Fill a slab unit by unit with n allocations allowed, for every n: NO_MEMORY from create, and never after it. */
 static void test_extents__nth_allocation_fails__no_memory_and_whole(void **state)
 {
 	kvc_status_t status = KVC_NO_MEMORY;
@@ -190,8 +221,8 @@ static void test_extents__nth_allocation_fails__no_memory_and_whole(void **state
 		assert_true(n < 100);
 		kvci_alloc_set_hook(allow_countdown, &left);
 		status = kvci_extents_create(2048 * UNIT, UNIT, &extents);
-		for (unsigned i = 0; i < 2048 && status == KVC_OK; i++)
-			status = kvci_extents_alloc(extents, UNIT, &offset, &node);
+		for (unsigned i = 0; i < 2048 && extents != NULL; i++)
+			assert_int_equal(kvci_extents_alloc(extents, UNIT, &offset, &node), KVC_OK);
 		kvci_alloc_set_hook(NULL, NULL);
 		assert_true(status == KVC_OK || status == KVC_NO_MEMORY);
 		if (extents != NULL)
@@ -205,6 +236,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_extents__odd_arguments__refused),
 		cmocka_unit_test(test_extents__equal_sizes__fill_to_the_last_unit),
+		cmocka_unit_test(test_extents__many_tiny_holes__all_found_again),
 		cmocka_unit_test(test_extents__random_operations__as_the_model),
 		cmocka_unit_test(test_extents__nth_allocation_fails__no_memory_and_whole),
 	};
