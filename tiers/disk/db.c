@@ -58,7 +58,7 @@ static kvc_status_t db_status(const char *error)
 		return KVC_DISK_FULL;
 	if (strncmp(error, "Corruption", 10) == 0 || strstr(error, "does not exist") != NULL ||
 	    strncmp(error, "Invalid argument", 16) == 0 || strncmp(error, "Not implemented", 15) == 0 ||
-	    strstr(error, "No such file") != NULL)
+	    strstr(error, "No such file") != NULL || strstr(error, "not a directory") != NULL)
 		return KVC_CORRUPT;
 	return KVC_IO;
 }
@@ -157,6 +157,8 @@ kvc_status_t kvci_disk_db_remove(const char *folder)
 	struct dirent *file;
 	kvc_status_t status = KVC_OK;
 
+	if (dir == NULL && errno == ENOTDIR && unlink(folder) == 0)
+		return KVC_OK;
 	if (dir == NULL)
 		return errno == ENOENT ? KVC_OK : kvc_status_from_errno(errno);
 	while ((file = readdir(dir)) != NULL) {
