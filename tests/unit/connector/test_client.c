@@ -10,30 +10,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
-#include "fake_server.h"
-#include "fixture.h"
-
-struct world {
-	struct fake_server server;
-	struct fixture fixture;
-	char target[128];
-};
-
-static void world_begin(struct world *world, uint32_t flags, uint32_t count)
-{
-	struct kvc_form form = fixture_form(4, 64);
-
-	memset(&world->server, 0, sizeof(world->server));
-	fake_start(&world->server);
-	snprintf(world->target, sizeof(world->target), "unix:%s", world->server.path);
-	fixture_open(&world->fixture, world->target, flags, &form, count);
-}
-
-static void world_end(struct world *world)
-{
-	fixture_close(&world->fixture);
-	fake_stop(&world->server);
-}
+#include "world.h"
 
 static struct world world;
 
