@@ -97,6 +97,8 @@ class FakeSpace:
         return FakeOp(self, hashes, matched)
 
     def raise_epoch(self, seconds):
+        if self.client.away:
+            raise kv.KvcaskError(302, "raising the epoch")
         self.client.raised.append(self.desc)
 
     def close(self):
@@ -107,6 +109,7 @@ class FakeClient:
     def __init__(self):
         self.stored, self.asked, self.raised, self.released = set(), [], [], []
         self.delay = 0.0
+        self.away = False
 
     def space(self, desc, form):
         return FakeSpace(self, desc)
@@ -460,6 +463,19 @@ class Reset(unittest.TestCase):
         meta = scheduler.build_meta(step({"b": 70}, [6, 7, 8, 9, 10]))
         self.assertNotEqual(first, meta.stores[0].space)
         self.assertNotEqual(scheduler._client.asked[0][0]["extra"], scheduler._client.asked[-1][0]["extra"])
+
+    def test_reset__daemon_away__fails_until_all_epochs_are_raised(self):
+        scheduler = half()
+        scheduler.on_new_request(request("a", tokens(70)))
+        before = scheduler._client.asked[0][0]
+        scheduler._client.away = True
+        self.assertFalse(scheduler.reset())
+        self.assertFalse(scheduler.reset())
+        scheduler.on_new_request(request("b", tokens(70)))
+        self.assertNotEqual(before, scheduler._client.asked[-1][0])  # safe all the same
+        scheduler._client.away = False
+        self.assertTrue(scheduler.reset())
+        self.assertIn(before, scheduler._client.raised)
 
     def test_reset__shared__keeps_the_space(self):
         scheduler = half(after_reset="shared")

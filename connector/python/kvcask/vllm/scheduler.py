@@ -90,6 +90,8 @@ class SchedulerHalf:
         self._step_began = 0.0
         self._step_tokens = 0
         self._said: set[str] = set()
+        self._unraised: dict[str, dict[str, str]] = {}  # spaces whose epoch is still to be raised
+        self._complain_at = 0.0
         role = vllm_config.kv_transfer_config
         self._may_store = options.store and role.is_kv_producer
         self._may_load = options.load and role.is_kv_consumer
@@ -514,19 +516,27 @@ class SchedulerHalf:
     # ---- reset --------------------------------------------------------------------------------------------------------
 
     def reset(self) -> bool:
-        """The weights have changed: nothing stored so far is used again, by anybody."""
+        """The weights have changed: nothing stored so far is used again, by anybody. False: not yet durable; to be called again."""
         if self._off or self._base_desc() is None:
             return True
         if not self._descs:
             self._first_key()
-        try:
-            for key in list(self._descs):
-                self._space(key).raise_epoch(10.0)
-        except kv.KvcaskError as error:
-            log.error("kvcask: reset_cache failed, old blocks are still valid for others: %s", error)
-            return False
-        finally:
-            self._change_generation()
+        # This engine is safe at once; the epochs make it durable and hold for the others. What fails is tried again by the next call.
+        self._unraised.update(self._descs)
+        self._change_generation()
+        for key, desc in list(self._unraised.items()):
+            try:
+                space = self._client.space(desc, self._layout.form())
+                try:
+                    space.raise_epoch(10.0)
+                finally:
+                    space.close()
+            except kv.KvcaskError as error:
+                if time.monotonic() >= self._complain_at:
+                    log.error("kvcask: reset_cache: %s; until it succeeds, other engines may use what was stored before", error)
+                    self._complain_at = time.monotonic() + 10.0
+                return False
+            del self._unraised[key]
         return True
 
     def _first_key(self) -> None:
