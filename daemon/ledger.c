@@ -125,10 +125,14 @@ static kvc_status_t ledger_append(struct ledger_file *file, const char *bytes, s
 	status = ledger_write_all(file->fd, bytes, length_bytes, file->end);
 	if (status == KVC_OK && fdatasync(file->fd) != 0)
 		status = kvc_status_from_errno(errno);
-	if (status == KVC_OK)
+	if (status == KVC_OK) {
 		file->end += length_bytes;
-	else
-		file->broken = true; /* its tail is in doubt: written anew before it is used again */
+		return KVC_OK;
+	}
+	/* A full disk tears both files at the same place; two torn tails look like damage to what was promised. */
+	if (ftruncate(file->fd, (off_t)file->end) != 0)
+		kvci_log(KVCI_LOG_ERROR, "ledger", "a torn record cannot be cut off: %s", strerror(errno));
+	file->broken = true; /* written anew before it is used again */
 	return status;
 }
 
@@ -185,7 +189,6 @@ kvc_status_t ledger_rewrite(struct kvci_ledger *ledger)
 		entry->serial = ledger->next_serial++;
 		at += ledger_record_put(image + at, entry->fields, entry->fields_bytes, entry->epoch, entry->serial);
 	}
-	ledger->live_bytes = bytes;
 	/* Both get the same serial numbers: each alone is whole from its base on. */
 	for (unsigned i = 0; i < LEDGER_FILES; i++) {
 		status[i] = ledger_replace(ledger, i, image, bytes);
@@ -198,11 +201,15 @@ kvc_status_t ledger_rewrite(struct kvci_ledger *ledger)
 
 static bool ledger_wants_rewrite(const struct kvci_ledger *ledger)
 {
+	uint64_t live_bytes = sizeof(struct ledger_header);
+
+	for (uint32_t i = 0; i < ledger->entry_count; i++)
+		live_bytes += ledger_record_bytes(ledger->entries[i].fields_bytes);
 	for (unsigned i = 0; i < LEDGER_FILES; i++) {
 		const struct ledger_file *file = &ledger->files[i];
 
 		if (file->broken || file->fd < 0 ||
-		    (file->end > LEDGER_ROOM_BYTES / 2 && file->end > LEDGER_SLACK * ledger->live_bytes))
+		    (file->end > LEDGER_ROOM_BYTES / 2 && file->end > LEDGER_SLACK * live_bytes))
 			return true;
 	}
 	return false;
@@ -239,7 +246,6 @@ static kvc_status_t ledger_write_batch(struct kvci_ledger *ledger)
 	for (unsigned i = 0; i < LEDGER_FILES; i++)
 		written[i] = ledger_append(&ledger->files[i], records, bytes);
 	kvci_free(records);
-	ledger->live_bytes += bytes;
 	return written[0] == KVC_OK || written[1] == KVC_OK ? KVC_OK : status != KVC_OK ? status : written[0];
 }
 

@@ -78,7 +78,6 @@ struct kvci_ledger {
 	struct ledger_entry *entries;
 	uint32_t entry_count, entry_room;
 	uint64_t next_serial;
-	uint64_t live_bytes;
 };
 
 extern const char *const ledger_names[LEDGER_FILES];

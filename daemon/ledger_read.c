@@ -283,9 +283,6 @@ kvc_status_t ledger_read(struct kvci_ledger *ledger, char **ret_error)
 		if (status != KVC_OK)
 			*ret_error = kvci_asprintf("cannot write the space ledger in data_dir: %s", kvc_status_text(status));
 	}
-	if (!rewrite)
-		for (uint32_t i = 0; i < ledger->entry_count; i++)
-			ledger->live_bytes += ledger->entries[i].fields_bytes + sizeof(struct ledger_record);
 	return status;
 }
 
