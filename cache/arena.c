@@ -16,6 +16,7 @@ enum {
 	ARENA_TAKE_OVER_NOW = 512, /* blocks that are evicted at once when a slab is taken over; more: in steps */
 	ARENA_DRAIN_STEP = 256,
 };
+#define ARENA_DRAIN_WAIT_NS (5 * KVCI_MS)
 
 void kvci_group_init(struct kvci_cache *cache, struct kvci_group *group, uint32_t tenant, struct kvci_client *client)
 {
@@ -485,16 +486,17 @@ static bool arena_take_over(struct kvci_cache *cache, struct kvci_group *group, 
 	return true;
 }
 
-bool kvci_arena_drain_step(struct kvci_cache *cache)
+uint64_t kvci_arena_drain_step(struct kvci_cache *cache)
 {
 	struct kvci_slab *slab = cache->draining;
 
 	if (slab == NULL)
-		return false;
+		return UINT64_MAX;
+	uint32_t used = kvci_extents_used_count(slab->extents);
 	arena_drain(cache, slab, ARENA_DRAIN_STEP);
 	if (kvci_extents_used_count(slab->extents) == 0) {
 		slab_destroy(cache, slab);
-		return false;
+		return UINT64_MAX;
 	}
 	uint32_t pages = slab->busy == 0 ? 0 : (uint32_t)(cache->config.slab_bytes >> KVCI_PAGE_SHIFT);
 	for (uint32_t page = 0; page < pages; page++) {
@@ -505,11 +507,12 @@ bool kvci_arena_drain_step(struct kvci_cache *cache)
 		    (kvci_block_at(cache, owner - 1)->flags & (KVCI_BLOCK_RESERVED | KVCI_BLOCK_LOADING)) != 0) {
 			slab->state = KVCI_SLAB_READY; /* it is wanted again */
 			cache->draining = NULL;
-			return false;
+			return UINT64_MAX;
 		}
 		page += block_pages(cache, kvci_block_at(cache, owner - 1)) - 1;
 	}
-	return true;
+	/* what is left may wait for its write */
+	return kvci_extents_used_count(slab->extents) < used ? cache->now_ns : cache->now_ns + ARENA_DRAIN_WAIT_NS;
 }
 
 kvc_status_t kvci_arena_alloc(struct kvci_cache *cache, struct kvci_group *group, uint64_t bytes, struct kvci_spot *ret_spot,

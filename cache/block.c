@@ -19,6 +19,11 @@ static bool block_make_room(struct kvci_cache *cache)
 		    (block->flags & (KVCI_BLOCK_MEMORY | KVCI_BLOCK_DEAD)) != 0)
 			continue;
 		kvci_cache_count(cache, KVCI_STAT_INDEX_FULL_BLOCKS, 1);
+		if (kvci_block_on_disk(cache, block)) { /* nobody could drop it by its key any more, yet it would be back at the next start */
+			struct kvc_tier_entry entry;
+			kvci_read_entry(cache, block, &entry);
+			kvci_tier_drop(cache->disk.tier, &entry);
+		}
 		kvci_block_forget(cache, number, KVCI_MISS_EVICTED);
 		return true;
 	}
@@ -41,7 +46,6 @@ kvc_status_t kvci_block_create(struct kvci_cache *cache, uint32_t binding, const
 	block->spot.slot = KVCI_NONE;
 	block->stored = kvci_cache_time(cache);
 	block->last_used = block->stored;
-	kvci_ghost_forget(cache->ghost, binding, hash);
 	*ret_number = number;
 	return KVC_OK;
 }

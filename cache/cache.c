@@ -136,9 +136,9 @@ void kvci_cache_destroy(struct kvci_cache *cache)
 	if (cache == NULL)
 		return;
 	disk = &cache->disk;
+	kvci_arena_destroy_all(cache);
 	kvci_lease_destroy_all(cache);
 	kvci_client_destroy_all(cache);
-	kvci_arena_destroy_all(cache);
 	kvci_space_table_destroy(cache);
 	kvci_damage_destroy(cache);
 	kvci_pool_fini(&cache->reservations);
@@ -172,8 +172,7 @@ uint64_t kvci_cache_tick(struct kvci_cache *cache)
 		next_ns = cache->now_ns;
 	if (kvci_lease_release_step(cache))
 		next_ns = cache->now_ns;
-	if (kvci_arena_drain_step(cache))
-		next_ns = cache->now_ns;
+	cache_sooner(&next_ns, kvci_arena_drain_step(cache));
 	if (kvci_sweep_step(cache))
 		next_ns = cache->now_ns;
 	if (!kvci_cache_has_disk(cache))
@@ -196,6 +195,8 @@ kvc_status_t kvci_cache_drop(struct kvci_cache *cache, uint32_t space_number, ui
 	kvci_cache_enter(cache);
 	if (space_number >= cache->space_count)
 		return KVC_NOT_FOUND;
+	if (cache->disk.loading) /* what the index has still to bring would outlive the drop */
+		return KVC_LOADING;
 	for (uint32_t b = cache->spaces[space_number]->first_binding; b != KVCI_NONE; b = cache->bindings[b]->next_of_space) {
 		uint32_t number = cache->bindings[b]->group == group ? kvci_index_find(cache->index, b, hash) : KVCI_INDEX_NONE;
 		if (number == KVCI_INDEX_NONE || kvci_block_reap(cache, number))

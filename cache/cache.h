@@ -255,7 +255,7 @@ struct kvci_flush_wait {
 kvc_status_t kvci_cache_flush(struct kvci_cache *cache, struct kvci_flush_wait *wait);
 void kvci_cache_flush_cancel(struct kvci_cache *cache, struct kvci_flush_wait *wait);
 
-/* Drops one block everywhere (all its shards and forms). NOT_FOUND. A held block leaves the index at once and memory when let go. */
+/* Drops one block everywhere (all its shards and forms). NOT_FOUND; LOADING: the disk's index has not come whole. A held block leaves the index at once and memory when let go. */
 kvc_status_t kvci_cache_drop(struct kvci_cache *cache, uint32_t space, uint32_t group, const uint8_t hash[KVCI_HASH_BYTES]);
 
 /* Events of the disk tier come in through these (wired by kvci_cache_create through tier.attach). */

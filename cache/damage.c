@@ -21,6 +21,7 @@ static void damage_keep_place(struct kvci_cache *cache, const struct kvci_block 
 	block->position_tokens = copy.position_tokens;
 	block->token_count = copy.token_count;
 	block->hits = copy.hits;
+	kvci_ghost_forget(cache->ghost, copy.key.binding, copy.key.hash);
 	kvci_block_place_set(cache, number, &copy.place);
 }
 

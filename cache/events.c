@@ -35,17 +35,32 @@ static bool events_newer(const struct kvc_place *a, const struct kvc_place *b)
 	return a->generation != b->generation ? a->generation > b->generation : a->offset_4k > b->offset_4k;
 }
 
-/* The record under a key of ours is found on the disk, or a newer one than we knew. */
+static bool events_same(const struct kvc_place *a, const struct kvc_place *b)
+{
+	return a->segment == b->segment && a->generation == b->generation && a->offset_4k == b->offset_4k;
+}
+
+/* The record under a key of ours is found on the disk. A key keeps one place: what is superseded is dropped, or it would come
+ * back at a later start, even after its block was dropped by a user. */
 static bool events_adopt(struct kvci_cache *cache, uint32_t number, const struct kvc_tier_entry *entry)
 {
 	struct kvci_block *block = kvci_block_at(cache, number);
+	bool other = block->record_checksum != entry->record_checksum;
+	bool on_disk = kvci_block_on_disk(cache, block);
 
-	if ((block->flags & (KVCI_BLOCK_RESERVED | KVCI_BLOCK_LOADING)) != 0)
+	if (on_disk && events_same(&entry->place, &block->place))
+		return false; /* written by us while the index was loading */
+	if ((block->flags & KVCI_BLOCK_RESERVED) != 0 || /* being stored again, or stored again since, or about to be read */
+	    (other && (block->flags & (KVCI_BLOCK_MEMORY | KVCI_BLOCK_LOADING)) != 0) ||
+	    (on_disk && !events_newer(&entry->place, &block->place))) {
+		kvci_tier_drop(cache->disk.tier, entry);
 		return false;
-	if (kvci_block_on_disk(cache, block) && !events_newer(&entry->place, &block->place))
-		return false;
-	if ((block->flags & KVCI_BLOCK_MEMORY) != 0 && block->record_checksum != entry->record_checksum)
-		return false; /* stored again since, with other bytes */
+	}
+	if (on_disk) {
+		struct kvc_tier_entry old;
+		kvci_read_entry(cache, block, &old);
+		kvci_tier_drop(cache->disk.tier, &old);
+	}
 	if ((block->flags & KVCI_BLOCK_QUEUED) != 0)
 		kvci_write_cancel(cache, number, false);
 	block->record_checksum = entry->record_checksum;
@@ -72,6 +87,7 @@ static bool events_index_one(struct kvci_cache *cache, const struct kvc_tier_ent
 	block->record_checksum = entry->record_checksum;
 	block->position_tokens = entry->position_tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)entry->position_tokens;
 	block->token_count = entry->token_count;
+	kvci_ghost_forget(cache->ghost, binding->number, entry->hash);
 	kvci_block_place_set(cache, number, &entry->place);
 	return true;
 }
@@ -113,9 +129,7 @@ static uint32_t events_block_at(struct kvci_cache *cache, const struct kvc_tier_
 	if (number == KVCI_INDEX_NONE)
 		return KVCI_NONE;
 	const struct kvci_block *block = kvci_block_at(cache, number);
-	bool same = block->place.segment == place->segment && block->place.generation == place->generation &&
-	            block->place.offset_4k == place->offset_4k;
-	return same && kvci_block_on_disk(cache, block) && !kvci_block_stale(cache, block) ? number : KVCI_NONE;
+	return events_same(&block->place, place) && kvci_block_on_disk(cache, block) && !kvci_block_stale(cache, block) ? number : KVCI_NONE;
 }
 
 /* Worth keeping: used since it was written or kept last. */

@@ -457,8 +457,8 @@ kvc_status_t kvci_arena_alloc(struct kvci_cache *cache, struct kvci_group *group
 void kvci_arena_free(struct kvci_cache *cache, const struct kvci_spot *spot, uint64_t bytes);
 void kvci_arena_destroy_all(struct kvci_cache *cache);
 struct kvci_slab *kvci_slab_by_id(const struct kvci_cache *cache, uint32_t id);
-/* A bounded step of emptying the slab that is being taken over; true: call again soon. */
-bool kvci_arena_drain_step(struct kvci_cache *cache);
+/* A bounded step of emptying the slab that is being taken over; returns when the next is due. */
+uint64_t kvci_arena_drain_step(struct kvci_cache *cache);
 
 /* ---- space_table.c ---- */
 

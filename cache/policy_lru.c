@@ -18,7 +18,7 @@ struct lru {
 
 static struct lru_node *lru_at(const struct lru *lru, uint32_t node)
 {
-	return lru->env.node(lru->env.context, node);
+	return kvc_policy_node(&lru->env, node);
 }
 
 static kvc_status_t lru_create(const struct kvc_policy_env *env, struct kvc_policy **ret_policy)

@@ -281,7 +281,8 @@ uint64_t kvci_read_tick(struct kvci_cache *cache)
 		due_ns = UINT64_MAX;
 	}
 	kvci_read_pump(cache);
-	if (!kvci_list_empty(&disk->read_waiting) && disk->read_circuit.state != KVCI_CIRCUIT_CLOSED)
+	if (!kvci_list_empty(&disk->read_waiting) && disk->read_circuit.state != KVCI_CIRCUIT_CLOSED &&
+	    !KVCI_LIST_OF(disk->read_waiting.next, struct kvci_read, in_queue)->probe)
 		return cache->now_ns; /* more to refuse */
 	return due_ns;
 }

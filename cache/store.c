@@ -241,6 +241,7 @@ kvc_status_t kvci_cache_commit(struct kvci_cache *cache, uint32_t client_id, uin
 	kvci_pool_give(&cache->reservations, block->io);
 	block->io = KVCI_NONE;
 	block->stored = kvci_cache_time(cache);
+	kvci_ghost_forget(cache->ghost, block->key.binding, block->key.hash);
 	kvci_block_memory_enter(cache, number);
 	kvci_block_busy_end(cache, number, KVCI_BLOCK_RESERVED);
 	kvci_cache_count(cache, KVCI_STAT_COMMIT_BLOCKS, 1);

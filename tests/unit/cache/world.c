@@ -169,7 +169,7 @@ void world_run(struct world *world)
 		if (due_ns > world->now_ns && !jobs && (world->disk == NULL || ram_tier_under_way(world->disk) == before))
 			return;
 	}
-	fail_msg("the brain does not come to rest");
+	fail_msg("the brain does not come to rest: due %llu, now %llu", (unsigned long long)kvci_cache_tick(world->cache), (unsigned long long)world->now_ns);
 }
 
 void world_advance(struct world *world, uint64_t ns)
