@@ -100,7 +100,9 @@ void op_stop(struct kvc_op *op, kvc_status_t status)
 {
 	if (op->status != KVC_PENDING || atomic_load_explicit(&op->stopped, memory_order_relaxed))
 		return;
-	if (op->calls > 0 && (status == KVC_TIMED_OUT || status == KVC_CANCELED))
+	/* Who cancels at once has changed his mind; who cancels late has waited in vain. */
+	if (op->calls > 0 && (status == KVC_TIMED_OUT ||
+	                      (status == KVC_CANCELED && kvci_clock_ns() - op->begin_ns >= CLIENT_SILENCE_NS)))
 		connect_gave_up(op->client, op);
 	if (status == KVC_TIMED_OUT)
 		op->client->stats.timed_out++;

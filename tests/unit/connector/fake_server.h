@@ -63,7 +63,7 @@ struct fake_server {
 	uint8_t fingerprint[16];
 	uint64_t epoch;
 	struct fake_block blocks[FAKE_BLOCKS];
-	uint32_t block_count;
+	_Atomic uint32_t block_count;
 	uint64_t next_reservation;
 	struct fake_lease leases[FAKE_LEASES];
 	uint32_t lease_count;
