@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of commands, and finding one. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/bench/bench.h"
+#include "tools/kvcask/tool.h"
+
+static const struct tool_option main_options_stat[] = {
+	{ "watch", 'w', NULL, "a line of rates every so often, until interrupted" },
+	{ "every", 'n', "TIME", "with -w: time between lines (default 1s)" },
+	{ "count", 'c', "N", "with -w: end after N lines" },
+	{ "all", 'a', NULL, "every counter and gauge by name" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_spaces[] = {
+	{ "long", 'l', NULL, "all fields of each space, and its forms" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_ls[] = {
+	{ "space", 'S', "N", "of this space only (its number in kvcask spaces)" },
+	{ "where", 0, "PLACE", "any, memory, disk, memory_only, disk_only, held or reserved" },
+	{ "prefix", 0, "HEX", "hashes that begin so" },
+	{ "min-hits", 0, "N", "used at least N times" },
+	{ "sort", 0, "BY", "used (newest first), hits, size or position" },
+	{ "limit", 'L', "N", "at most N blocks (default 50; 0: all)" },
+	{ "full", 0, NULL, "whole hashes" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_show[] = {
+	{ "space", 'S', "N", "in this space only" },
+	{ "content", 'c', NULL, "also read and check it: histograms of K and V" },
+	{ "sections", 0, NULL, "a line for each section" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_match[] = {
+	{ "space", 'S', "N", "in this space (needed when there are several)" },
+	{ "form", 0, "ID", "in this form (needed when the space has several)" },
+	{ "tokens", 't', "LIST", "token ids, 1,2,3: hashed as vLLM does with sha256_cbor" },
+	{ "tokens-file", 'T', "FILE", "token ids in a file (- for stdin), apart by spaces, commas or newlines" },
+	{ "engine-block-tokens", 0, "N", "tokens in the engine's own block (default: the form's)" },
+	{ "all", 'a', NULL, "a line for each key, also for those that hit" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_drop[] = {
+	{ "space", 'S', "N", "in this space only" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_verify[] = {
+	{ "rate", 0, "SIZE", "read at most so much a second (default 256MiB)" },
+	{ "dir", 'd', "DIR", "check a data_dir whose daemon does not run, without changing it" },
+	{ "status", 0, NULL, "only say how far the daemon's verification is" },
+	{ "stop", 0, NULL, "end the daemon's verification" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_config[] = {
+	{ "default", 0, NULL, "the default configuration file with comments, without a daemon" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_fault[] = {
+	{ "clear", 0, NULL, "inject none any more" },
+	{ 0 },
+};
+
+static const struct tool_option main_options_loadgen[] = {
+	{ "requests", 'r', "N", "requests (default 8)" },
+	{ "tokens", 't', "N", "tokens in a prompt (default 1800)" },
+	{ "shared", 0, "N", "of them the same in every other request (default 896, or half)" },
+	{ "form", 0, "SHAPE", "block shape: small (SmolLM2-135M, default) or large (8B)" },
+	{ "dtype", 0, "TYPE", "of KV: bfloat16 (default) or float32" },
+	{ "prefill", 0, "N", "tokens computed a second, modelled by waiting (default 1650; 0: no waiting)" },
+	{ "seed", 0, "N", "which prompts (default 1)" },
+	{ "without", 0, NULL, "do not use kvcask: the same requests, computed" },
+	{ "label", 0, "TEXT", "first column of the line (default: what the numbers say)" },
+	{ "flush", 0, NULL, "end when all is on the disk" },
+	{ "need-loaded", 0, "N", "fail unless at least N tokens were loaded" },
+	{ 0 },
+};
+
+const struct tool_command tool_commands[] = {
+	{ "stat", NULL, 0, 0, main_options_stat, tool_run_stat, NULL, "how the daemon is doing",
+	  "Memory, disk, hits and misses by cause, latencies." },
+	{ "spaces", NULL, 0, 0, main_options_spaces, tool_run_spaces, NULL, "the spaces: whose KV values are stored", NULL },
+	{ "ls", NULL, 0, 0, main_options_ls, tool_run_ls, NULL, "stored blocks", NULL },
+	{ "show", "KEY", 1, 1, main_options_show, tool_run_show, NULL, "one block: header, sections, places, holds, contents",
+	  "KEY is a hash, or as many of its first hex digits as make it the only one." },
+	{ "clients", NULL, 0, 0, NULL, tool_run_clients, NULL, "connected clients, and what each holds", NULL },
+	{ "match", "[FILE|HASH...]", 0, TOOL_ARGUMENTS_MAX, main_options_match, tool_run_match, NULL, "what of a prompt is stored, and why not",
+	  "Give hashes (hex; as arguments, or in a FILE, one a line, - for stdin) or tokens." },
+	{ "drop", "KEY", 1, 1, main_options_drop, tool_run_drop, NULL, "drop a block everywhere", NULL },
+	{ "flush", NULL, 0, 0, NULL, tool_run_flush, NULL, "wait until everything stored so far is on the disk", NULL },
+	{ "verify", NULL, 0, 0, main_options_verify, tool_run_verify, NULL, "read every block on disk again and check it",
+	  "Through the daemon, while it works; or with --dir, without one. Exit status 1 when damage was found." },
+	{ "bench", NULL, 0, 0, NULL, NULL, kvci_bench_main, "measure kvcask beside references", NULL },
+	{ "config", "[KEY]", 0, 1, main_options_config, tool_run_config, NULL, "the configuration in effect", NULL },
+	{ "fault", "[SPECIFICATION]", 0, 1, main_options_fault, tool_run_fault, NULL, "show or set the faults injected below the cache, for tests",
+	  "The words of a SPECIFICATION are those of the option disk.fault: see tiers/filter/README.md." },
+	{ "loadgen", NULL, 0, 0, main_options_loadgen, tool_run_loadgen, NULL, "act as an engine: requests with shared prefixes, every byte checked",
+	  "The prompts and the KV of a token follow from --seed alone, so that a second process knows what it must get.\n"
+	  "Computing KV is modelled by waiting; matching, loading, checking and storing are real." },
+};
+const uint32_t tool_command_count = sizeof(tool_commands) / sizeof(tool_commands[0]);
+
+static void main_help(FILE *out)
+{
+	fprintf(out, "usage: kvcask COMMAND [OPTION]... ; kvcask COMMAND --help\n\n"
+	             "Looks into a running kvcaskd, and steers it.\n\nCommands\n");
+	for (uint32_t i = 0; i < tool_command_count; i++)
+		fprintf(out, "  %-9s %s\n", tool_commands[i].name, tool_commands[i].text);
+	fprintf(out, "\nThe daemon is found by --socket PATH, else $KVCASK_SOCKET, else where daemons put their socket.\n"
+	             "All commands take --json. Exit status: 0 well, 1 failed, 2 wrong usage.\n");
+}
+
+static const char *main_name_at(const void *list, uint32_t index)
+{
+	return tool_commands[index].name;
+}
+
+static const struct tool_command *main_find(const char *name)
+{
+	for (uint32_t i = 0; i < tool_command_count; i++)
+		if (strcmp(tool_commands[i].name, name) == 0)
+			return &tool_commands[i];
+	return NULL;
+}
+
+static int main_unknown(const char *name)
+{
+	const char *nearest = tool_nearest(name, tool_command_count, main_name_at, NULL);
+
+	if (nearest != NULL)
+		fprintf(stderr, "kvcask: no command is called %s; did you mean kvcask %s?\n", name, nearest);
+	else
+		fprintf(stderr, "kvcask: no command is called %s; see kvcask --help\n", name);
+	return TOOL_USAGE;
+}
+
+static int main_run(const struct tool_command *command, int argc, char **argv)
+{
+	struct tool tool;
+	int result;
+
+	if (command->run_raw != NULL)
+		return command->run_raw(argc, argv);
+	result = tool_parse(&tool, command, argc, argv);
+	if (result == TOOL_OK && tool.help)
+		tool_help(command);
+	else if (result == TOOL_OK)
+		result = command->run(&tool);
+	tool_fini(&tool);
+	return result;
+}
+
+int main(int argc, char **argv)
+{
+	const struct tool_command *command;
+	const char *name = argc > 1 ? argv[1] : NULL;
+	int result;
+
+	signal(SIGPIPE, SIG_DFL); /* `kvcask ls | head` ends quietly */
+	if (name == NULL) {
+		main_help(stderr);
+		return TOOL_USAGE;
+	}
+	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+		command = argc > 2 ? main_find(argv[2]) : NULL;
+		if (argc > 2 && command == NULL)
+			return main_unknown(argv[2]);
+		if (command != NULL && command->run_raw == NULL)
+			tool_help(command);
+		else if (command != NULL)
+			return command->run_raw(2, (char *[]){ argv[2], "--help", NULL });
+		else
+			main_help(stdout);
+		return TOOL_OK;
+	}
+	if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+		printf("kvcask %s\n", kvc_version());
+		return TOOL_OK;
+	}
+	command = main_find(name);
+	if (command == NULL)
+		return main_unknown(name);
+	result = main_run(command, argc - 1, argv + 1);
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		perror("kvcask: stdout");
+		return result != TOOL_OK ? result : TOOL_FAILED;
+	}
+	return result;
+}
