@@ -26,7 +26,12 @@ struct bench {
 	uint8_t in[NODES];
 	uint32_t count;
 	uint64_t now_ns;
+	uint8_t *chunk[2]; /* for policies that find nodes without a call: 256 in the first, the rest in the second */
+	uint8_t **chunks;
 };
+
+/* Every check runs twice: with the direct way to the nodes, and without. */
+static int direct;
 
 static void *bench_node(void *context, uint32_t node)
 {
@@ -43,7 +48,13 @@ static void bench_begin(struct bench *bench, const struct kvc_policy_ops *ops)
 	memset(bench->node, GUARD, sizeof(bench->node));
 	bench->ops = ops;
 	bench->now_ns = 1;
-	const struct kvc_policy_env env = { .context = bench, .node = bench_node };
+	bench->chunk[0] = bench->node[0];
+	bench->chunk[1] = bench->node[256];
+	bench->chunks = bench->chunk;
+	const struct kvc_policy_env env = {
+		.context = bench, .node = bench_node, .chunks = direct ? &bench->chunks : NULL,
+		.chunk_shift = 8, .stride_bytes = NODE_ROOM, .offset_bytes = 8,
+	};
 	assert_int_equal(ops->create(&env, &bench->policy), KVC_OK);
 	assert_ptr_equal(*(const struct kvc_policy_ops *const *)(const void *)bench->policy, ops);
 }
@@ -214,8 +225,9 @@ static void check_no_memory(const struct kvc_policy_ops *ops)
 #define EVERY_POLICY(check)                                                     \
 	static void test_policy__##check(void **state)                          \
 	{                                                                       \
-		for (size_t i = 0; i < sizeof(policies) / sizeof(policies[0]); i++) \
-			check_##check(policies[i]);                             \
+		for (direct = 0; direct < 2; direct++)                          \
+			for (size_t i = 0; i < sizeof(policies) / sizeof(policies[0]); i++) \
+				check_##check(policies[i]);                     \
 	}
 EVERY_POLICY(table)
 EVERY_POLICY(empty_and_one)

@@ -79,6 +79,8 @@ void bench_progress(const struct bench_options *options, const char *what, uint6
 /* ---- measuring ------------------------------------------------------------------------------------------------------ */
 
 uint64_t bench_now_ns(void);
+/* CPU time of this thread: for single steps, whose wall time would tell of other processes on the same core. */
+uint64_t bench_thread_ns(void);
 /* CPU time of this process, and of another (0 when it is gone). */
 uint64_t bench_cpu_ns(void);
 uint64_t bench_cpu_of_ns(int pid);
@@ -115,6 +117,7 @@ bool bench_wanted(const struct bench_options *options, const char *bench, const 
 typedef kvc_status_t (*bench_fn)(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_allocator(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_index(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_brain(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_keys(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_copy(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_local(const struct bench_options *options, struct bench_report *report);

@@ -37,9 +37,9 @@ static kvc_status_t index_grow(struct index_run *run, struct bench_report *repor
 		uint64_t *words = (uint64_t *)(void *)run->hashes[i];
 		for (unsigned w = 0; w < 4; w++)
 			words[w] = bench_random(&run->random);
-		uint64_t begin_ns = bench_now_ns();
+		uint64_t begin_ns = bench_thread_ns();
 		kvc_status_t status = kvci_index_add(run->index, 1, run->hashes[i], &number);
-		uint64_t ns = bench_now_ns() - begin_ns;
+		uint64_t ns = bench_thread_ns() - begin_ns;
 		if (status != KVC_OK)
 			return status;
 		all_ns += ns;

@@ -20,6 +20,7 @@ static const struct bench_entry bench_table[] = {
 	{ "idle", bench_idle, "memory and CPU of a daemon with nothing to do" },
 	{ "allocator", bench_allocator, "places in a slab: bytes that are free but of no use, time an operation" },
 	{ "index", bench_index, "8,192 look-ups against a million blocks; its growth, step by step" },
+	{ "brain", bench_brain, "matches, leases and stores of the brain by itself" },
 	{ "keys", bench_keys, "key chain of 128 K tokens against the bare hashing" },
 	{ "copy", bench_copy, "gather and scatter with checksum against memcpy, without a daemon" },
 };

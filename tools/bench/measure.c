@@ -14,6 +14,14 @@ uint64_t bench_now_ns(void)
 	return kvci_clock_ns();
 }
 
+uint64_t bench_thread_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (uint64_t)now.tv_sec * KVCI_SECOND + (uint64_t)now.tv_nsec;
+}
+
 uint64_t bench_cpu_ns(void)
 {
 	struct timespec now;

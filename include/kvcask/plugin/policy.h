@@ -26,7 +26,19 @@ struct kvc_policy_env {
 	void *context;
 	/* The policy's bytes of a node; stays valid until remove(). */
 	void *(*node)(void *context, uint32_t node);
+	/* The same without a call (a match touches thousands of nodes): node n's bytes are at
+	 * (*chunks)[n >> chunk_shift] + (n & (2^chunk_shift - 1)) * stride_bytes + offset_bytes. chunks NULL: only node() is there. */
+	uint8_t **const *chunks;
+	uint32_t chunk_shift, stride_bytes, offset_bytes;
 };
+
+static inline void *kvc_policy_node(const struct kvc_policy_env *env, uint32_t node)
+{
+	if (env->chunks == NULL)
+		return env->node(env->context, node);
+	return (*env->chunks)[node >> env->chunk_shift] +
+	       (size_t)(node & ((UINT32_C(1) << env->chunk_shift) - 1)) * env->stride_bytes + env->offset_bytes;
+}
 
 struct kvc_policy_ops {
 	uint32_t struct_bytes;
