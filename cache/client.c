@@ -160,10 +160,22 @@ static bool client_free_some(struct kvci_cache *cache, struct kvci_client *clien
 	return true;
 }
 
+/* All that dead clients held is free: how long did it take since the first of them was seen gone? */
+static void client_gone_measure(struct kvci_cache *cache)
+{
+	if (cache->gone_since_ns == 0 || !kvci_list_empty(&cache->gone) || !kvci_list_empty(&cache->released))
+		return;
+	uint64_t took_ns = cache->env.now_ns(cache->env.context) - cache->gone_since_ns;
+	if (took_ns > kvci_stat_get(cache->env.stats, KVCI_STAT_CLIENT_GONE_LONGEST_NS))
+		kvci_stat_set(cache->env.stats, KVCI_STAT_CLIENT_GONE_LONGEST_NS, took_ns);
+	cache->gone_since_ns = 0;
+}
+
 bool kvci_client_gone_step(struct kvci_cache *cache)
 {
 	uint32_t steps = KVCI_STEP_BLOCKS;
 
+	client_gone_measure(cache);
 	while (!kvci_list_empty(&cache->gone)) {
 		struct kvci_client *client = KVCI_LIST_OF(cache->gone.next, struct kvci_client, in_gone);
 		if (!client_free_some(cache, client, &steps))
@@ -183,6 +195,9 @@ void kvci_cache_client_gone(struct kvci_cache *cache, uint32_t id)
 	if (client == NULL)
 		return;
 	client->gone = true;
+	if (cache->gone_since_ns == 0)
+		cache->gone_since_ns = cache->now_ns;
+	kvci_stat_set(cache->env.stats, KVCI_STAT_CLIENT_GONE_AT_NS, cache->now_ns);
 	client_unlink(cache, client);
 	while (client->loads != NULL)
 		kvci_load_end(cache, client->loads, false);
@@ -199,6 +214,7 @@ void kvci_cache_client_gone(struct kvci_cache *cache, uint32_t id)
 	kvci_list_append(&cache->gone, &client->in_gone);
 	kvci_client_gone_step(cache);
 	kvci_lease_release_step(cache);
+	client_gone_measure(cache);
 }
 
 void kvci_client_destroy_all(struct kvci_cache *cache)

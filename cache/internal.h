@@ -346,6 +346,7 @@ struct kvci_cache {
 
 	struct kvci_client *clients[KVCI_CLIENT_BUCKETS];
 	struct kvci_list gone; /* clients with something left to free */
+	uint64_t gone_since_ns; /* when the first of those whose things are not all free yet was seen gone; 0: none */
 	struct kvci_session **sessions;
 	uint32_t session_count, session_room;
 	struct kvci_list *leases; /* buckets */

@@ -5,6 +5,7 @@
  *   loadgen run    makes requests (match with lease, load and check, store the rest) until --seconds or --requests are over
  *   loadgen check  looks for every block that a log says was stored, loads it and checks it
  *   loadgen epoch  raises the epoch of the space
+ *   loadgen ask    puts the admin question --question with --arguments and prints the JSON answer
  *   loadgen hold   reserves or leases, prints "holding" and waits to be killed (--hold reserve|lease|both, --fork)
  *
  * The log (--log) has a line an event, written with one write each, so that a kill tears none: "s CHAIN INDEX" a block was stored (commit
@@ -24,7 +25,7 @@
 enum { RUN_BLOCKS_MAX = 64 };
 
 struct options {
-	const char *command, *target, *log, *hold, *model, *session;
+	const char *command, *target, *log, *hold, *model, *session, *question, *arguments;
 	uint64_t seed, chains, requests, seconds, block_bytes, flush_every, timeout_ms;
 	uint32_t blocks;
 	bool fork_child, random, list;
@@ -339,6 +340,23 @@ static int command_hold(const struct options *options, struct kvc_space *space)
 		pause();
 }
 
+static int command_ask(const struct options *options)
+{
+	struct kvc_open_options open_options = { .struct_bytes = sizeof(open_options), .name = "loadgen-ask" };
+	struct kvc_client *client = NULL;
+	char *json = NULL;
+	kvc_status_t status = kvc_open(options->target, &open_options, &client);
+
+	if (status == KVC_OK)
+		status = kvc_admin(client, options->question, options->arguments, options->timeout_ms * 1000000u, &json);
+	int rc = status == KVC_OK ? 0 : fail(options->question, status);
+	if (rc == 0)
+		printf("%s\n", json);
+	kvc_free(json);
+	kvc_close(client);
+	return rc;
+}
+
 static const struct option long_options[] = {
 	{ "target", required_argument, NULL, 't' },      { "log", required_argument, NULL, 'l' },
 	{ "seed", required_argument, NULL, 's' },        { "chains", required_argument, NULL, 'c' },
@@ -348,6 +366,7 @@ static const struct option long_options[] = {
 	{ "hold", required_argument, NULL, 'H' },        { "fork", no_argument, NULL, 'F' },
 	{ "random", no_argument, NULL, 'r' },            { "model", required_argument, NULL, 'm' },
 	{ "session", required_argument, NULL, 'e' },     { "list", no_argument, NULL, 'L' },
+	{ "question", required_argument, NULL, 'q' },    { "arguments", required_argument, NULL, 'a' },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -377,6 +396,8 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'm': o->model = optarg; break;
 		case 'e': o->session = optarg; break;
 		case 'L': o->list = true; break;
+		case 'q': o->question = optarg; break;
+		case 'a': o->arguments = optarg; break;
 		default: return 0;
 		}
 	}
@@ -392,11 +413,13 @@ int main(int argc, char **argv)
 	int rc = 2;
 
 	if (!parse(argc, argv, &options)) {
-		fprintf(stderr, "usage: loadgen run|check|epoch|hold --target unix:PATH [--log FILE] [--seed N] [--chains N] [--blocks N] [--requests N] "
+		fprintf(stderr, "usage: loadgen run|check|epoch|hold|ask --target unix:PATH [--log FILE] [--seed N] [--chains N] [--blocks N] [--requests N] "
 		                "[--seconds N] [--block-bytes N] [--flush-every N] [--timeout-ms N] [--hold reserve|lease|both] [--fork] [--random] "
-		                "[--model TEXT] [--session TEXT] [--list]\n");
+		                "[--model TEXT] [--session TEXT] [--list] [--question TEXT] [--arguments JSON]\n");
 		return 2;
 	}
+	if (strcmp(options.command, "ask") == 0)
+		return command_ask(&options);
 	if (!loadgen_shape_init(&shape, options.block_bytes, options.blocks)) {
 		fprintf(stderr, "loadgen: no memory\n");
 		return 1;

@@ -241,7 +241,7 @@ def disk_full():
             figures = loadgen("run", daemon, seed=5, chains=48, blocks=16, requests=48 * 4, block_bytes=1 << 18)
             check(figures["loaded"] > 0, f"a full disk disturbs what is in memory: {figures}")
             stats = daemon.stats()
-            check(stats["disk_write_errors"] + stats["write_dropped_blocks"] > 0 or mounted and figures["stored"] * (1 << 18) < 40 << 20,
+            check(stats["disk_write_errors"] + stats["disk_write_dropped"] > 0 or mounted and figures["stored"] * (1 << 18) < 40 << 20,
                   f"the full disk was not noticed: {stats}")
             daemon.stop()
         finally:
@@ -293,7 +293,7 @@ def folder_forbidden():
 
 def slow_and_hung_disk():
     """Reads of 2 s, reads that never return, writes of 2 s: first request at most its deadline later, then as without."""
-    with Daemon("slow", **{"disk.read_deadline": "500ms", "memory.capacity": "16MiB", "memory.slab": "4MiB", "disk.fault": '"none"'}) as daemon:
+    with Daemon("slow", **{"disk.read_deadline": "500ms", "memory.capacity": "16MiB", "memory.slab": "4MiB"}) as daemon:
         daemon.start()
         log = fill(daemon, 9, chains=32)
         for fault in ("read:delay=2s", "read:hang", "write:delay=2s"):

@@ -92,10 +92,10 @@ class Daemon:
         raise Failure("kvcaskd is not ready:\n" + self.log())
 
     def ask(self, question, arguments=None, check_rc=True):
-        """An admin question, by the command-line tool."""
-        command = [program("kvcask"), "--socket", self.socket, "admin", question]
+        """An admin question and its JSON answer."""
+        command = [program("loadgen"), "ask", "--target", self.target, "--question", question]
         if arguments is not None:
-            command.append(json.dumps(arguments))
+            command += ["--arguments", json.dumps(arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120 * SLOW, check=False)
         if done.returncode != 0:
             if check_rc:
