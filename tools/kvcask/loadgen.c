@@ -19,13 +19,15 @@ struct loadgen_run {
 	struct tool *tool;
 	struct loadgen_world world;
 	struct kvc_space *space; /* NULL: --without */
-	uint64_t requests, prefill_tokens_per_s, need_loaded_tokens;
+	uint64_t requests, rounds, round, prefill_tokens_per_s, need_loaded_tokens;
 	const char *label;
 	bool flush;
 
 	double *first_token_s; /* of each request */
-	uint64_t prompt_tokens, loaded_tokens, memory_tokens, disk_tokens, loaded_bytes, wrong_bytes, failed_blocks;
-	uint64_t stored_blocks, stored_bytes, load_ns, store_ns, flush_ns;
+	struct loadgen_figures {
+		uint64_t prompt_tokens, loaded_tokens, memory_tokens, disk_tokens, loaded_bytes, wrong_bytes, failed_blocks;
+		uint64_t stored_blocks, stored_bytes, load_ns, store_ns, flush_ns;
+	} figures; /* of the round */
 };
 
 static void loadgen_wait(uint64_t ns)
@@ -53,13 +55,13 @@ static kvc_status_t loadgen_load(struct loadgen_run *run, const struct kvc_reque
 	if (status == KVC_OK && match.matched_blocks != 0) {
 		begin_ns = kvci_clock_ns();
 		status = kvc_load(run->space, request, 0, match.matched_blocks, world->engine_blocks, run->tool->timeout_ns, statuses);
-		run->load_ns += kvci_clock_ns() - begin_ns;
+		run->figures.load_ns += kvci_clock_ns() - begin_ns;
 		while (loaded < match.matched_blocks && statuses[loaded] == KVC_OK)
 			loaded++;
-		run->failed_blocks += match.matched_blocks - loaded;
-		run->loaded_tokens += (uint64_t)loaded * world->form.block_tokens;
-		run->memory_tokens += (uint64_t)(loaded < match.in_memory_blocks ? loaded : match.in_memory_blocks) * world->form.block_tokens;
-		run->loaded_bytes += loaded * world->sizes.block_bytes;
+		run->figures.failed_blocks += match.matched_blocks - loaded;
+		run->figures.loaded_tokens += (uint64_t)loaded * world->form.block_tokens;
+		run->figures.memory_tokens += (uint64_t)(loaded < match.in_memory_blocks ? loaded : match.in_memory_blocks) * world->form.block_tokens;
+		run->figures.loaded_bytes += loaded * world->sizes.block_bytes;
 		/* A block that did not come is computed, as an engine would. */
 		if (kvc_status_class(status) == KVC_CLASS_DEGRADE || kvc_status_class(status) == KVC_CLASS_RETRY ||
 		    kvc_status_class(status) == KVC_CLASS_MISS)
@@ -84,11 +86,11 @@ static kvc_status_t loadgen_store(struct loadgen_run *run, uint32_t first)
 		return KVC_NO_MEMORY;
 	status = kvc_store(run->space, world->store_blocks + first, count, world->engine_blocks + (size_t)first * world->sizes.pages_per_section,
 	                   run->tool->timeout_ns, statuses);
-	run->store_ns += kvci_clock_ns() - begin_ns;
+	run->figures.store_ns += kvci_clock_ns() - begin_ns;
 	for (uint32_t i = 0; i < count; i++)
 		if (statuses[i] == KVC_OK) {
-			run->stored_blocks++;
-			run->stored_bytes += world->sizes.block_bytes;
+			run->figures.stored_blocks++;
+			run->figures.stored_bytes += world->sizes.block_bytes;
 		}
 	/* What could not be stored now is no failure of the request: EXISTS, BUSY, NO_SPACE and the like. */
 	if (status != KVC_OK && status != KVC_INVALID && kvc_status_class(status) != KVC_CLASS_FATAL)
@@ -119,10 +121,10 @@ static kvc_status_t loadgen_request(struct loadgen_run *run, uint32_t number)
 	if (run->prefill_tokens_per_s != 0)
 		loadgen_wait(left * KVCI_SECOND / run->prefill_tokens_per_s);
 	run->first_token_s[number] = (double)(kvci_clock_ns() - begin_ns) / 1e9;
-	run->prompt_tokens += world->prompt_tokens;
+	run->figures.prompt_tokens += world->prompt_tokens;
 
 	for (uint32_t b = 0; b < loaded; b++)
-		run->wrong_bytes += loadgen_wrong_bytes(world, b);
+		run->figures.wrong_bytes += loadgen_wrong_bytes(world, b);
 	loadgen_compute(world, loaded, world->prompt_blocks - loaded);
 	if (run->space != NULL && loaded < world->prompt_blocks)
 		status = loadgen_store(run, loaded);
@@ -147,15 +149,15 @@ static json_t *loadgen_json(const struct loadgen_run *run)
 {
 	const double *first = run->first_token_s;
 
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:f}", "label", run->label, "requests",
-	                 (json_int_t)run->requests, "prompt_tokens", (json_int_t)run->prompt_tokens, "loaded_tokens",
-	                 (json_int_t)run->loaded_tokens, "memory_tokens", (json_int_t)run->memory_tokens, "disk_tokens",
-	                 (json_int_t)run->disk_tokens, "first_token_min_s", first[0], "first_token_p50_s", first[run->requests / 2],
-	                 "first_token_max_s", first[run->requests - 1], "loaded_bytes", (json_int_t)run->loaded_bytes, "load_bytes_per_s",
-	                 loadgen_per_s(run->loaded_bytes, run->load_ns), "stored_blocks", (json_int_t)run->stored_blocks, "stored_bytes",
-	                 (json_int_t)run->stored_bytes, "store_bytes_per_s", loadgen_per_s(run->stored_bytes, run->store_ns), "wrong_bytes",
-	                 (json_int_t)run->wrong_bytes, "failed_blocks", (json_int_t)run->failed_blocks, "flush_s",
-	                 (double)run->flush_ns / 1e9);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:f}", "label", run->label, "round", (json_int_t)run->round, "requests",
+	                 (json_int_t)run->requests, "prompt_tokens", (json_int_t)run->figures.prompt_tokens, "loaded_tokens",
+	                 (json_int_t)run->figures.loaded_tokens, "memory_tokens", (json_int_t)run->figures.memory_tokens, "disk_tokens",
+	                 (json_int_t)run->figures.disk_tokens, "first_token_min_s", first[0], "first_token_p50_s", first[run->requests / 2],
+	                 "first_token_max_s", first[run->requests - 1], "loaded_bytes", (json_int_t)run->figures.loaded_bytes, "load_bytes_per_s",
+	                 loadgen_per_s(run->figures.loaded_bytes, run->figures.load_ns), "stored_blocks", (json_int_t)run->figures.stored_blocks, "stored_bytes",
+	                 (json_int_t)run->figures.stored_bytes, "store_bytes_per_s", loadgen_per_s(run->figures.stored_bytes, run->figures.store_ns), "wrong_bytes",
+	                 (json_int_t)run->figures.wrong_bytes, "failed_blocks", (json_int_t)run->figures.failed_blocks, "flush_s",
+	                 (double)run->figures.flush_ns / 1e9);
 }
 
 static void loadgen_table(const struct loadgen_run *run)
@@ -170,25 +172,25 @@ static void loadgen_table(const struct loadgen_run *run)
 
 	print_cell(table, "%s", run->label);
 	print_cell(table, "%s", print_count(run->requests));
-	print_cell(table, "%s", print_count(run->prompt_tokens));
-	print_cell(table, "%s", print_count(run->loaded_tokens));
-	print_cell(table, "%s", print_count(run->memory_tokens));
-	print_cell(table, "%s", print_count(run->disk_tokens));
+	print_cell(table, "%s", print_count(run->figures.prompt_tokens));
+	print_cell(table, "%s", print_count(run->figures.loaded_tokens));
+	print_cell(table, "%s", print_count(run->figures.memory_tokens));
+	print_cell(table, "%s", print_count(run->figures.disk_tokens));
 	print_cell(table, "%s", print_duration(run->first_token_s[run->requests / 2]));
 	print_cell(table, "%s", print_duration(run->first_token_s[run->requests - 1]));
-	print_cell(table, "%s", run->load_ns != 0 ? print_rate(loadgen_per_s(run->loaded_bytes, run->load_ns)) : "-");
-	print_cell(table, "%s", print_bytes(run->stored_bytes));
-	print_cell(table, "%s", print_count(run->wrong_bytes));
+	print_cell(table, "%s", run->figures.load_ns != 0 ? print_rate(loadgen_per_s(run->figures.loaded_bytes, run->figures.load_ns)) : "-");
+	print_cell(table, "%s", print_bytes(run->figures.stored_bytes));
+	print_cell(table, "%s", print_count(run->figures.wrong_bytes));
 	print_table_end(table, stdout, NULL);
-	if (run->failed_blocks != 0)
-		printf("%s blocks were matched, could not be loaded, and were computed\n", print_count(run->failed_blocks));
+	if (run->figures.failed_blocks != 0)
+		printf("%s blocks were matched, could not be loaded, and were computed\n", print_count(run->figures.failed_blocks));
 }
 
 static int loadgen_report(struct loadgen_run *run)
 {
 	json_t *json;
 
-	run->disk_tokens = run->loaded_tokens - run->memory_tokens;
+	run->figures.disk_tokens = run->figures.loaded_tokens - run->figures.memory_tokens;
 	qsort(run->first_token_s, run->requests, sizeof(run->first_token_s[0]), loadgen_compare);
 	if (run->tool->json) {
 		json = loadgen_json(run);
@@ -200,10 +202,10 @@ static int loadgen_report(struct loadgen_run *run)
 	} else {
 		loadgen_table(run);
 	}
-	if (run->wrong_bytes != 0)
-		return tool_failed(run->tool, "%s loaded bytes were wrong", print_count(run->wrong_bytes));
-	if (run->loaded_tokens < run->need_loaded_tokens)
-		return tool_failed(run->tool, "%s tokens were loaded, not the %s that were asked for", print_count(run->loaded_tokens),
+	if (run->figures.wrong_bytes != 0)
+		return tool_failed(run->tool, "%s loaded bytes were wrong", print_count(run->figures.wrong_bytes));
+	if (run->figures.loaded_tokens < run->need_loaded_tokens)
+		return tool_failed(run->tool, "%s tokens were loaded, not the %s that were asked for", print_count(run->figures.loaded_tokens),
 		                   print_count(run->need_loaded_tokens));
 	return TOOL_OK;
 }
@@ -218,6 +220,8 @@ static int loadgen_options(struct loadgen_run *run)
 	kvc_status_t status;
 	int result = tool_number(tool, "requests", 1, LOADGEN_REQUESTS_MAX, 8, &run->requests);
 
+	if (result == TOOL_OK)
+		result = tool_number(tool, "rounds", 1, LOADGEN_REQUESTS_MAX, 1, &run->rounds);
 	if (result == TOOL_OK)
 		result = tool_number(tool, "tokens", 64, 131072, 1800, &tokens);
 	if (result == TOOL_OK)
@@ -242,19 +246,14 @@ static int loadgen_options(struct loadgen_run *run)
 	return TOOL_OK;
 }
 
-static int loadgen_go(struct loadgen_run *run)
+static int loadgen_round(struct loadgen_run *run)
 {
 	struct tool *tool = run->tool;
 	struct print_progress progress;
 	kvc_status_t status = KVC_OK;
+	uint64_t begin_ns;
 
-	if (!tool_flag(tool, "without")) {
-		if (tool_open(tool) != TOOL_OK)
-			return TOOL_FAILED;
-		status = loadgen_world_open(&run->world, tool->client, &run->space);
-		if (status != KVC_OK)
-			return tool_failed_status(tool, "space", status);
-	}
+	run->figures = (struct loadgen_figures){ 0 };
 	print_progress_begin(&progress, run->label);
 	for (uint32_t i = 0; i < run->requests && status == KVC_OK; i++) {
 		status = loadgen_request(run, i);
@@ -264,14 +263,31 @@ static int loadgen_go(struct loadgen_run *run)
 	if (status != KVC_OK)
 		return tool_failed_status(tool, "request", status);
 	if (run->flush && run->space != NULL) {
-		uint64_t begin_ns = kvci_clock_ns();
-
+		begin_ns = kvci_clock_ns();
 		status = kvc_flush(tool->client, 60 * KVCI_SECOND);
-		run->flush_ns = kvci_clock_ns() - begin_ns;
+		run->figures.flush_ns = kvci_clock_ns() - begin_ns;
 		if (status != KVC_OK)
 			return tool_failed_status(tool, "flush", status);
 	}
 	return loadgen_report(run);
+}
+
+static int loadgen_go(struct loadgen_run *run)
+{
+	struct tool *tool = run->tool;
+	kvc_status_t status;
+	int result = TOOL_OK;
+
+	if (!tool_flag(tool, "without")) {
+		if (tool_open(tool) != TOOL_OK)
+			return TOOL_FAILED;
+		status = loadgen_world_open(&run->world, tool->client, &run->space);
+		if (status != KVC_OK)
+			return tool_failed_status(tool, "space", status);
+	}
+	for (run->round = 1; run->round <= run->rounds && result == TOOL_OK; run->round++)
+		result = loadgen_round(run);
+	return result;
 }
 
 int tool_run_loadgen(struct tool *tool)

@@ -18,6 +18,25 @@ static uint64_t loadgen_mix(uint64_t x)
 	return x ^ (x >> 31);
 }
 
+/* A step that visits all of `count` pages before it comes back. */
+static uint32_t loadgen_step(uint32_t count)
+{
+	uint32_t step = count / 3 + 1;
+
+	for (;; step++) {
+		uint32_t a = count, b = step;
+
+		while (b != 0) {
+			uint32_t rest = a % b;
+
+			a = b;
+			b = rest;
+		}
+		if (a == 1)
+			return step;
+	}
+}
+
 static kvc_status_t loadgen_form(struct loadgen_world *world, const char *shape, const char *dtype, const char **ret_wrong)
 {
 	struct kvc_form form = {
@@ -66,9 +85,9 @@ kvc_status_t loadgen_world_init(struct loadgen_world *world, const char *shape, 
 		loadgen_world_fini(world);
 		return KVC_NO_MEMORY;
 	}
-	/* As in an engine that has run for a while: pages are not in order. 7 shares no factor with most counts; then they are. */
+	/* As in an engine that has run for a while: neighbours in the prompt are not neighbours in memory. */
 	for (uint32_t i = 0; i < pages; i++)
-		world->engine_blocks[i] = pages % 7 != 0 ? (uint32_t)((uint64_t)i * 7 % pages) : i;
+		world->engine_blocks[i] = (uint32_t)((uint64_t)i * loadgen_step(pages) % pages);
 	memset(world->pages, LOADGEN_MISSING, world->pages_bytes);
 	return KVC_OK;
 }

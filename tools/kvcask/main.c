@@ -73,6 +73,7 @@ static const struct tool_option main_options_fault[] = {
 
 static const struct tool_option main_options_loadgen[] = {
 	{ "requests", 'r', "N", "requests (default 8)" },
+	{ "rounds", 0, "N", "the same requests N times, a line each (default 1)" },
 	{ "tokens", 't', "N", "tokens in a prompt (default 1800)" },
 	{ "shared", 0, "N", "of them the same in every other request (default 896, or half)" },
 	{ "form", 0, "SHAPE", "block shape: small (SmolLM2-135M, default) or large (8B)" },
