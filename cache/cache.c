@@ -47,9 +47,13 @@ static kvc_status_t cache_make_tables(struct kvci_cache *cache)
 	for (uint32_t i = 0; i < KVCI_LEASE_BUCKETS; i++)
 		kvci_list_init(&cache->leases[i]);
 	status = kvci_index_create(sizeof(struct kvci_block), (uint32_t)cache->config.max_blocks, &cache->seed, &cache->index);
-	if (status == KVC_OK)
-		status = kvci_ghost_create(KVCI_GHOST_ENTRIES, &cache->seed, &cache->ghost);
-	return status;
+	if (status != KVC_OK)
+		return status;
+	cache->policy_env.chunks = &cache->index->chunks; /* a block's number is its node's */
+	cache->policy_env.chunk_shift = KVCI_INDEX_CHUNK_SHIFT;
+	cache->policy_env.stride_bytes = sizeof(struct kvci_block);
+	cache->policy_env.offset_bytes = offsetof(struct kvci_block, policy);
+	return kvci_ghost_create(KVCI_GHOST_ENTRIES, &cache->seed, &cache->ghost);
 }
 
 static void cache_init_lists(struct kvci_cache *cache)

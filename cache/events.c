@@ -81,8 +81,10 @@ static bool events_index_one(struct kvci_cache *cache, const struct kvc_tier_ent
 	number = kvci_index_find(cache->index, binding->number, entry->hash);
 	if (number != KVCI_INDEX_NONE && !kvci_block_reap(cache, number))
 		return events_adopt(cache, number, entry);
-	if (kvci_block_create(cache, binding->number, entry->hash, &number) != KVC_OK)
+	if (kvci_block_create(cache, binding->number, entry->hash, &number) != KVC_OK) {
+		kvci_tier_drop(cache->disk.tier, entry); /* as in events_adopt: what we do not know we could not drop later */
 		return false;
+	}
 	struct kvci_block *block = kvci_block_at(cache, number);
 	block->record_checksum = entry->record_checksum;
 	block->position_tokens = entry->position_tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)entry->position_tokens;

@@ -56,12 +56,18 @@ static void read_answer(struct kvci_cache *cache, struct kvci_read *read, kvc_st
 static void read_finish(struct kvci_cache *cache, struct kvci_read *read)
 {
 	uint32_t number = read->block;
+	struct kvci_block *block = kvci_block_at(cache, number);
+	bool lost = (block->flags & (KVCI_BLOCK_MEMORY | KVCI_BLOCK_DEAD)) == 0 && block->place.generation == 0;
 
 	kvci_list_remove(&read->in_queue);
 	kvci_pool_give(&cache->disk.reads, read->number);
-	kvci_block_at(cache, number)->io = KVCI_NONE;
-	kvci_block_at(cache, number)->flags &= (uint16_t)~KVCI_BLOCK_LATE;
+	block->io = KVCI_NONE;
+	block->flags &= (uint16_t)~KVCI_BLOCK_LATE;
 	kvci_block_busy_end(cache, number, KVCI_BLOCK_LOADING);
+	if (lost) { /* its place was reclaimed under the read */
+		kvci_cache_count(cache, KVCI_STAT_DISK_RECLAIMED_BLOCKS, 1);
+		kvci_block_forget(cache, number, KVCI_MISS_EVICTED);
+	}
 }
 
 void kvci_read_cancel_waiting(struct kvci_cache *cache, struct kvci_read *read, kvc_status_t status)
