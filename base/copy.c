@@ -22,7 +22,7 @@ enum {
 	COPY_SHORT_BYTES_MAX = 240,        /* above, XXH3 uses its long loop */
 	COPY_LAST_SECRET = 192 - 64 - 7,   /* of the last stripe */
 	COPY_MERGE_SECRET = 11,
-	COPY_STREAM_BYTES_MIN = 2048,      /* shorter runs lose by non-temporal stores */
+	COPY_STREAM_BYTES_MIN = 1024,      /* shorter runs lose by non-temporal stores */
 };
 
 static const struct copy_kernel *const copy_kernels[] = {

@@ -136,9 +136,9 @@ static void run_case(struct pools *pools, uint32_t run_bytes, int gather, uint32
 
 int main(int argc, char **argv)
 {
-	static const uint32_t run_kib[] = {4, 12, 16, 24, 32, 64, 192};
+	static const uint32_t run_kib[] = {1, 2, 4, 12, 16, 24, 32, 64, 192};
 	uint32_t rounds = argc > 1 ? (uint32_t)atoi(argv[1]) : 31;
-	struct pools pools = {pool_map(0), pool_map(1), kvci_alloc_zero(BLOCK_BYTES >> 12, sizeof(uint32_t)), 0};
+	struct pools pools = {pool_map(0), pool_map(1), kvci_alloc_zero(BLOCK_BYTES >> 10, sizeof(uint32_t)), 0};
 
 	if (pools.order == NULL || rounds == 0 || rounds > ROUNDS_MAX)
 		return 1;
