@@ -76,7 +76,8 @@ struct kvc_open_options {
  * only; ?key=value&... after it sets options of the config table). options may be NULL.
  * GONE: nobody listens. TOO_BIG: the path is longer than a socket address. DENIED. VERSION. */
 kvc_status_t kvc_open(const char *target, const struct kvc_open_options *options, struct kvc_client **ret_client);
-/* Cancels what is under way, waits for copies that run, frees. NULL is fine. */
+/* Cancels what is under way, waits for copies that run, frees, with all spaces and ops of the client: their handles end with it. NULL is
+ * fine. No other thread may be in a call. */
 void kvc_close(struct kvc_client *client);
 /* One line about the last failure of this client, for people; valid until the next call on this thread. */
 const char *kvc_last_error(void);
@@ -182,7 +183,9 @@ struct kvc_store_block {
 };
 
 /* Stores blocks out of the engine's pages: reserve, gather with checksum, commit. What is stored already is not copied. The pages
- * must not change until kvc_op_pages_free(op) says so or kvc_op_cancel returned. */
+ * must not change until kvc_op_pages_free(op) says so or kvc_op_cancel returned.
+ * Status of a block: OK; EXISTS, it was stored already; IN_FLIGHT, another client is storing it; NO_SPACE, OVER_CAP, ... The op is OK when
+ * each block is OK or EXISTS, else it has the first status that is neither. */
 kvc_status_t kvc_store_begin(struct kvc_space *space, const struct kvc_store_block *blocks, uint32_t count,
                              const uint32_t *engine_blocks, struct kvc_op **ret_op);
 kvc_status_t kvc_store(struct kvc_space *space, const struct kvc_store_block *blocks, uint32_t count,
