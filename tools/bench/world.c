@@ -217,13 +217,19 @@ static kvc_status_t world_daemon_path(const struct bench_options *options, char 
 
 static kvc_status_t world_write_config(const struct bench_world *world, const char *const *settings, bool with_disk)
 {
+	char data[640];
 	FILE *file = fopen(world->config, "we");
 
 	if (file == NULL)
 		return kvc_status_from_errno(errno);
 	fprintf(file, "socket: %s\n", world->socket);
+	snprintf(data, sizeof(data), "%s/data", world->folder);
 	if (with_disk)
-		fprintf(file, "data_dir: %s/data\n", world->folder);
+		fprintf(file, "data_dir: %s\n", data);
+	if (with_disk && mkdir(data, 0700) != 0) {
+		fclose(file);
+		return kvc_status_from_errno(errno);
+	}
 	for (; *settings != NULL; settings++)
 		fprintf(file, "%s\n", *settings);
 	return fclose(file) == 0 ? KVC_OK : KVC_IO;
@@ -333,8 +339,13 @@ kvc_status_t bench_world_stop(struct bench_world *world)
 
 void bench_world_end(struct bench_world *world)
 {
-	if (bench_world_stop(world) != KVC_OK)
-		bench_note("kvcaskd did not end as it should");
+	kvc_status_t status = bench_world_stop(world);
+	if (status != KVC_OK) {
+		char log[640];
+		snprintf(log, sizeof(log), "%s/kvcaskd.log", world->folder);
+		bench_note("kvcaskd did not end as it should: %s", kvc_status_text(status));
+		world_show_log(log);
+	}
 	if (world->folder[0] != '\0') {
 		unlink(world->socket);
 		nftw(world->folder, world_remove, 16, FTW_DEPTH | FTW_PHYS);
