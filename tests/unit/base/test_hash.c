@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "base/alloc.h"
 #include "base/hash.h"
 
 enum { TOKENS_MAX = 1024, HASHES_MAX = 256 };
@@ -190,35 +189,6 @@ static void test_chain__impossible_block_sizes__refused(void **context)
 	kvci_hash_chain_destroy(NULL);
 }
 
-static int fail_after(void *context, size_t bytes)
-{
-	int *left = context;
-
-	(void)bytes;
-	return (*left)-- > 0;
-}
-
-static void test_chain__each_allocation_fails__no_memory(void **context)
-{
-	struct kvci_hash_chain *chain;
-	kvc_status_t status = KVC_NO_MEMORY;
-	int allowed;
-
-	(void)context;
-	for (allowed = 0; status != KVC_OK && allowed < 10; allowed++) {
-		int left = allowed;
-
-		chain = NULL;
-		kvci_alloc_set_hook(fail_after, &left);
-		status = kvci_hash_chain_create(16, NULL, &chain);
-		kvci_alloc_set_hook(NULL, NULL);
-		assert_true(status == KVC_OK || (status == KVC_NO_MEMORY && chain == NULL));
-	}
-	assert_int_equal(status, KVC_OK);
-	assert_true(allowed > 1);
-	kvci_hash_chain_destroy(chain);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -228,7 +198,6 @@ int main(void)
 		cmocka_unit_test(test_chain__own_root__other_hashes),
 		cmocka_unit_test(test_chain__room_too_small__nothing_taken),
 		cmocka_unit_test(test_chain__impossible_block_sizes__refused),
-		cmocka_unit_test(test_chain__each_allocation_fails__no_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

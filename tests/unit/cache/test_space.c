@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/hash.h"
 #include "cache/space.h"
+#include "tests/unit/sweep.h"
 
 static struct kvci_space full_space(void)
 {
@@ -219,49 +220,52 @@ static void test_space_serialize__what_parse_would_refuse__refused(void **contex
 	assert_int_equal(kvci_space_fingerprint(&space, print), KVC_INVALID);
 }
 
-static int fail_after(void *context, size_t bytes)
-{
-	int *left = context;
+struct image {
+	void *bytes;
+	size_t length;
+};
 
-	(void)bytes;
-	return (*left)-- > 0;
+static kvc_status_t sweep_parse(void *context)
+{
+	struct image *image = context;
+	struct kvci_space space = {0};
+	kvc_status_t status = kvci_space_parse(image->bytes, image->length, &space);
+
+	kvci_space_fini(&space);
+	return status;
 }
 
-/* Each call with 0, 1, 2, ... allocations allowed: NO_MEMORY, nothing lost, until it passes. */
+static kvc_status_t sweep_copy(void *context)
+{
+	struct kvci_space space = full_space(), copy = {0};
+	kvc_status_t status = kvci_space_copy(&space, &copy);
+
+	kvci_space_fini(&copy);
+	return status;
+}
+
+static kvc_status_t sweep_images(void *context)
+{
+	struct kvci_space space = full_space();
+	uint8_t print[KVCI_SPACE_BYTES];
+	struct image image = {NULL, 0};
+	kvc_status_t status = kvci_space_serialize(&space, &image.bytes, &image.length);
+
+	kvci_free(image.bytes);
+	return status == KVC_OK ? kvci_space_fingerprint(&space, print) : status;
+}
+
 static void test_space__each_allocation_fails__no_memory(void **context)
 {
 	struct kvci_space space = full_space();
-	void *image;
-	size_t length;
+	struct image image;
 
 	(void)context;
-	assert_int_equal(kvci_space_serialize(&space, &image, &length), KVC_OK);
-	for (int call = 0; call < 4; call++) {
-		kvc_status_t status = KVC_NO_MEMORY;
-		int allowed;
-
-		for (allowed = 0; status == KVC_NO_MEMORY; allowed++) {
-			struct kvci_space to = {0};
-			uint8_t print[KVCI_SPACE_BYTES];
-			void *bytes = NULL;
-			size_t bytes_length;
-			int left = allowed;
-
-			assert_true(allowed < 100);
-			kvci_alloc_set_hook(fail_after, &left);
-			status = call == 0 ? kvci_space_parse(image, length, &to) :
-			         call == 1 ? kvci_space_copy(&space, &to) :
-			         call == 2 ? kvci_space_serialize(&space, &bytes, &bytes_length) :
-			                     kvci_space_fingerprint(&space, print);
-			kvci_alloc_set_hook(NULL, NULL);
-			assert_true(status == KVC_OK || to.tenant == NULL);
-			kvci_space_fini(&to);
-			kvci_free(bytes);
-		}
-		assert_int_equal(status, KVC_OK);
-		assert_true(allowed > 1);
-	}
-	kvci_free(image);
+	assert_int_equal(kvci_space_serialize(&space, &image.bytes, &image.length), KVC_OK);
+	assert_true(sweep_run("parse", sweep_parse, &image).allocations >= FIELDS);
+	assert_true(sweep_run("copy", sweep_copy, NULL).allocations >= FIELDS);
+	assert_true(sweep_run("images", sweep_images, NULL).allocations >= 2);
+	kvci_free(image.bytes);
 }
 
 int main(void)
