@@ -73,6 +73,7 @@ const char *print_count(uint64_t count)
 const char *print_duration(double seconds)
 {
 	char *text = print_buffer();
+	unsigned long long whole = seconds > 0 && seconds < 1e15 ? (unsigned long long)(seconds + 0.5) : 0;
 
 	if (seconds <= 0)
 		snprintf(text, PRINT_BUFFER_BYTES, "0 s");
@@ -84,12 +85,12 @@ const char *print_duration(double seconds)
 		snprintf(text, PRINT_BUFFER_BYTES, seconds < 9.95e-3 ? "%.1f ms" : "%.0f ms", seconds * 1e3);
 	else if (seconds < 59.95)
 		snprintf(text, PRINT_BUFFER_BYTES, "%.1f s", seconds);
-	else if (seconds < 3600)
-		snprintf(text, PRINT_BUFFER_BYTES, "%u min %u s", (unsigned)(seconds / 60), (unsigned)seconds % 60);
-	else if (seconds < 86400)
-		snprintf(text, PRINT_BUFFER_BYTES, "%u h %u min", (unsigned)(seconds / 3600), (unsigned)(seconds / 60) % 60);
+	else if (whole < 3600)
+		snprintf(text, PRINT_BUFFER_BYTES, "%llu min %llu s", whole / 60, whole % 60);
+	else if (whole < 86400)
+		snprintf(text, PRINT_BUFFER_BYTES, "%llu h %llu min", whole / 3600, whole / 60 % 60);
 	else
-		snprintf(text, PRINT_BUFFER_BYTES, "%u d %u h", (unsigned)(seconds / 86400), (unsigned)(seconds / 3600) % 24);
+		snprintf(text, PRINT_BUFFER_BYTES, "%llu d %llu h", whole / 86400, whole / 3600 % 24);
 	return text;
 }
 
