@@ -224,10 +224,9 @@ static kvc_status_t core_lock_folder(struct kvci_core *core, const char *folder,
 	struct stat stat_now;
 	int folder_fd = -1;
 	ssize_t got;
+	int error = stat(folder, &stat_now) != 0 ? errno : !S_ISDIR(stat_now.st_mode) ? ENOTDIR : 0;
 
-	if (stat(folder, &stat_now) != 0 || !S_ISDIR(stat_now.st_mode)) {
-		int error = errno != 0 ? errno : ENOTDIR;
-
+	if (error != 0) {
 		if (error == ENOENT)
 			*ret_error = kvci_asprintf("data_dir %s does not exist; make it: mkdir -p %s", folder, folder);
 		else
@@ -238,8 +237,7 @@ static kvc_status_t core_lock_folder(struct kvci_core *core, const char *folder,
 	if (folder_fd >= 0)
 		core->lock_fd = openat(folder_fd, "kvcaskd.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (core->lock_fd < 0) {
-		int error = errno;
-
+		error = errno;
 		*ret_error = kvci_asprintf("data_dir %s cannot be written: %s", folder, strerror(error));
 		if (folder_fd >= 0)
 			close(folder_fd);

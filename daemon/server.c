@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -220,6 +221,13 @@ static void server_client_died(void *context, uint32_t epoll_events)
 
 /* ---- what comes in ---- */
 
+static bool server_hung_up(const struct server_client *client)
+{
+	struct pollfd poll_fd = {.fd = client->fd};
+
+	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & (POLLHUP | POLLERR)) != 0;
+}
+
 static bool server_receive_one(struct server_client *client)
 {
 	struct kvci_message message;
@@ -240,7 +248,11 @@ static bool server_receive_one(struct server_client *client)
 	case KVC_PENDING:
 		return false;
 	case KVC_GONE:
-		server_client_gone(client, "hung up");
+		/* Or it has shut one direction only, or sent an empty message, and lives on. */
+		if (server_hung_up(client))
+			server_client_gone(client, "hung up");
+		else
+			server_cut(client, "it sends no more messages");
 		return false;
 	default: {
 		struct kvci_message answer;
