@@ -43,6 +43,9 @@ static kvc_status_t embedded_configure(struct embedded *embedded, const char *di
 	if (assignment != NULL)
 		status = kvci_config_set(&embedded->config, assignment, "embedded", ret_error);
 	kvci_free(assignment);
+	/* The host's stderr is the host's: what a daemon would tell is not told there unless it is asked for. */
+	if (status == KVC_OK)
+		status = kvci_config_set(&embedded->config, "log.level=warn", "embedded", ret_error);
 	while (status == KVC_OK && options != NULL && *options != '\0') {
 		size_t length = strcspn(options, "&");
 
@@ -52,6 +55,8 @@ static kvc_status_t embedded_configure(struct embedded *embedded, const char *di
 		options += length;
 		options += *options == '&';
 	}
+	if (status == KVC_OK)
+		kvci_log_set_level((enum kvci_log_level)embedded->config.log_level);
 	return status;
 }
 
