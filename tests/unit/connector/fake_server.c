@@ -303,7 +303,8 @@ static void fake_slab_get(struct fake_server *server, const struct kvci_message 
 
 static void fake_slab_mapped(struct fake_server *server, const struct kvci_message *message)
 {
-	fcntl(server->slab_fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
+	/* Without FUTURE_WRITE: the next connection writes to the same slab. */
+	fcntl(server->slab_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
 	server->slab_ready = true;
 	fake_answer(server, message, KVC_OK);
 }
