@@ -21,7 +21,7 @@ static const struct tool_option options_common[] = {
 	{ 0 },
 };
 
-static void options_say(const struct tool *tool, const char *format, va_list list)
+static void __attribute__((format(printf, 2, 0))) options_say(const struct tool *tool, const char *format, va_list list)
 {
 	fflush(stdout);
 	fprintf(stderr, "kvcask%s%s: ", tool->command != NULL ? " " : "", tool->command != NULL ? tool->command->name : "");

@@ -142,7 +142,7 @@ static void print_clean(char *text)
 	}
 }
 
-static char *print_clean_format(const char *format, va_list list)
+static char *__attribute__((format(printf, 1, 0))) print_clean_format(const char *format, va_list list)
 {
 	char short_text[512], *text;
 	va_list again;

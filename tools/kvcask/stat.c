@@ -217,11 +217,11 @@ static int stat_watch(struct tool *tool, uint64_t every_ns, uint64_t count)
 
 			stat_watch_line(now, since, (double)(now_ns - before_ns) / 1e9, lines++ % STAT_HEAD_EVERY == 0);
 		}
-		if (fflush(stdout) != 0)
-			break;
 		json_decref(before);
 		before = now;
 		before_ns = now_ns;
+		if (fflush(stdout) != 0)
+			break;
 	}
 	json_decref(before);
 	return result;

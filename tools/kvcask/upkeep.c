@@ -22,7 +22,7 @@ static bool upkeep_is_one(const json_t *answer)
 
 int tool_run_drop(struct tool *tool)
 {
-	json_t *found, *arguments, *answer;
+	json_t *found = NULL, *arguments, *answer;
 	uint64_t space;
 	int result = tool_check_key(tool, tool->arguments[0]);
 
@@ -40,7 +40,6 @@ int tool_run_drop(struct tool *tool)
 		tool_print_candidates(stderr, found);
 	}
 	if (result == TOOL_OK) {
-		json_decref(found);
 		result = tool_ask(tool, "drop", json_incref(arguments), &answer);
 		if (result == TOOL_OK) {
 			if (tool->json)
@@ -51,6 +50,7 @@ int tool_run_drop(struct tool *tool)
 			json_decref(answer);
 		}
 	}
+	json_decref(found);
 	json_decref(arguments);
 	return result;
 }

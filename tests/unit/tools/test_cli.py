@@ -42,7 +42,11 @@ class Daemon:
         options = {"socket": self.socket, "data_dir": self.data, "memory.capacity": "256MiB", "disk.capacity": "512MiB", **options}
         self.arguments = [f"--set={key}={value}" for key, value in options.items()]
         self.process = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.end()
+            raise
 
     def start(self):
         log = open(self.folder / "log", "ab")
