@@ -175,7 +175,7 @@ class Engine:
             DO_NOT_TRACK="1",
             VLLM_CPU_KVCACHE_SPACE="1",
             VLLM_CPU_OMP_THREADS_BIND=str(core if core < cores else cores - 1),
-            VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+            VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "INFO"),
             PYTHONPATH=f"{TOP / 'connector' / 'python'}:{HERE}",
         )
         env.update(environment or {})

@@ -76,7 +76,10 @@ class FakeOp:
         return self.status()
 
     def match_result(self):
-        return kv.Match(self.matched, self.matched, 0, 0, 0)
+        return kv.Match(self.matched, self.matched, 0, self.space.client.miss, 0)
+
+    def figures(self):
+        return SimpleNamespace(elapsed_ns=1000)
 
     def cancel(self):
         self.canceled = True
@@ -110,6 +113,7 @@ class FakeClient:
         self.stored, self.asked, self.raised, self.released = set(), [], [], []
         self.delay = 0.0
         self.away = False
+        self.miss = 0
 
     def space(self, desc, form):
         return FakeSpace(self, desc)
@@ -328,6 +332,27 @@ class Asking(unittest.TestCase):
         scheduler.on_new_request(one)
         self.assertEqual((0, False), scheduler.matched_tokens(one, 64))
         self.assertEqual([b"a/1"], scheduler._client.released)
+
+    def test_match__local_hit_gone_again__is_asked_anew(self):
+        # The lease was given back: promising those blocks without one would be a load that fails.
+        scheduler = half()
+        one = request("a", tokens(100))
+        scheduler._client.stored.update(bytes(h) for h in one.block_hashes[:4])
+        scheduler.on_new_request(one)
+        self.assertEqual((0, False), scheduler.matched_tokens(one, 64))
+        self.assertEqual((64, True), scheduler.matched_tokens(one, 0))
+        scheduler.allocated(one, Blocks(*range(1, 8)), 64)
+        job, = scheduler.build_meta(step()).loads
+        self.assertEqual(b"a/2", job.lease)
+
+    def test_match__cut_short_on_arrival__is_asked_anew_once(self):
+        scheduler = half()
+        one = request("a", tokens(100))
+        scheduler._client.miss = kv.miss_number("over_cap")
+        scheduler.on_new_request(one)
+        for _ in range(3):
+            self.assertEqual((0, False), scheduler.matched_tokens(one, 0))
+        self.assertEqual(2, len(scheduler._client.asked))
 
     def test_load__local_part_of_a_big_block__goes_to_the_null_block(self):
         scheduler = half(each=4, pages=2)

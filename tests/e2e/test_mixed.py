@@ -18,7 +18,7 @@ from harness import BLOCK, Daemon, Engine, Prompts, kv_config, say
 
 COUNT = 200 if harness.LONG else 60
 GAP = 1e-3
-POOL_BLOCKS = 56
+POOL_BLOCKS = 44
 
 
 def candidates(count: int) -> list[tuple[list[int], int]]:
@@ -154,7 +154,7 @@ def stored_hashes(daemon: Daemon) -> set[bytes]:
     found, cursor = set(), None
     while True:
         answer = daemon.admin("ls", {"limit": 1000, **({"cursor": cursor} if cursor else {})})
-        found.update(bytes.fromhex(block["hash"]) for block in answer["blocks"])
+        found.update(bytes.fromhex(block["key"]) for block in answer["blocks"])
         cursor = answer.get("cursor")
         if not cursor:
             return found

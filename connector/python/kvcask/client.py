@@ -19,6 +19,7 @@ from kvcask import _lib
 
 OK = 0
 PENDING = 202
+IN_FLIGHT = 203  # in the statuses of a store: another is storing it
 TIMED_OUT = 303
 CIRCUIT_OPEN = 304
 CANCELED = 306
@@ -51,6 +52,19 @@ def status_name(status: int) -> str:
 
 def status_class(status: int) -> int:
     return _lib.load().kvc_status_class(status)
+
+
+def miss_name(miss: int) -> str:
+    """Why a match ended: Match.miss."""
+    return _lib.load().kvc_miss_name(miss).decode()
+
+
+def miss_number(name: str) -> int:
+    """The Match.miss of that name; ValueError when there is none."""
+    for miss in range(64):
+        if miss_name(miss) == name:
+            return miss
+    raise ValueError(f"no cause of a miss is called {name!r}")
 
 
 def version() -> str:

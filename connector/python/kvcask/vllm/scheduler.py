@@ -90,6 +90,7 @@ class SchedulerHalf:
         self._step_began = 0.0
         self._step_tokens = 0
         self._said: set[str] = set()
+        self._miss_over_cap = kv.miss_number("over_cap")
         self._unraised: dict[str, dict[str, str]] = {}  # spaces whose epoch is still to be raised
         self._complain_at = 0.0
         role = vllm_config.kv_transfer_config
@@ -287,14 +288,13 @@ class SchedulerHalf:
         tracked = self._track(request)
         if tracked is None or not tracked.may_load:
             return 0, False
-        if tracked.op is None and tracked.match is None:
+        if tracked.op is None and (tracked.match is None or self._is_worth_asking_again(tracked, computed)):
             self._ask(tracked)
         if tracked.op is not None and not self._take_answer(tracked):
             return None, False
         tracked.first_token = computed
         matched = tracked.match.matched_blocks
-        tokens = matched * self._layout.block_tokens - computed
-        if tokens < max(self._options.min_load_tokens, 1):
+        if self._tokens_beyond(tracked, computed) < self._options.min_load_tokens:
             if matched:
                 tracked.offered = max(tracked.offered, matched)
             self._let_go(tracked)
@@ -303,8 +303,22 @@ class SchedulerHalf:
             # The lease is kept no longer, but what it has started to bring into memory may serve the next request.
             self._stats.add("loads_withheld")
             self._let_go(tracked)
+            tracked.match = NOTHING
             return 0, False
-        return tokens, True
+        return self._tokens_beyond(tracked, computed), True
+
+    def _tokens_beyond(self, tracked: Tracked, computed: int) -> int:
+        return tracked.match.matched_blocks * self._layout.block_tokens - computed
+
+    def _is_worth_asking_again(self, tracked: Tracked, computed: int) -> bool:
+        """A lease was let go because vLLM had the blocks itself, and it has them no more; or it was cut short when the request arrived
+        because others held too much."""
+        if tracked.lease is None and self._tokens_beyond(tracked, computed) >= self._options.min_load_tokens:
+            return True
+        if tracked.match.miss == self._miss_over_cap and tracked.attempt == 1:
+            self._let_go(tracked)
+            return True
+        return False
 
     def _take_answer(self, tracked: Tracked) -> bool:
         """False: not yet, ask again."""
@@ -320,7 +334,7 @@ class SchedulerHalf:
         tracked.op = None
         if kv.status_class(status) == kv.CLASS_OK:
             tracked.match = op.match_result()
-            self._stats.observe("match_seconds", time.monotonic() - tracked.asked)
+            self._stats.observe("match_seconds", op.figures().elapsed_ns / 1e9)
             self._stats.add("match_hits" if tracked.match.matched_blocks else "match_misses")
             if not tracked.match.matched_blocks:
                 tracked.lease = None

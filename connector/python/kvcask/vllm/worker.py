@@ -283,13 +283,17 @@ class WorkerHalf:
         if not store.released:
             self._release(store)
         statuses = store.op.block_statuses(store.blocks)
-        stored, existing = statuses.count(kv.OK), statuses.count(kv.EXISTS)
+        # What another request is storing this moment is as good as stored.
+        stored, existing = statuses.count(kv.OK), statuses.count(kv.EXISTS) + statuses.count(kv.IN_FLIGHT)
         self._stats.add("stored_blocks", stored)
         self._stats.add("existing_blocks", existing)
         self._stats.add("stored_bytes", store.op.figures().bytes)
         self._stats.add("store_seconds", now - store.began)
         if stored + existing < store.blocks:
             self._stats.add("store_failed_blocks", store.blocks - stored - existing)
+            causes = sorted({kv.status_name(status) for status in statuses if status not in (kv.OK, kv.EXISTS, kv.IN_FLIGHT)})
+            log.debug("kvcask: %d of %d blocks of %s not stored: %s", store.blocks - stored - existing, store.blocks,
+                      store.job.request_id, ", ".join(causes))
         else:
             self._store_circuit.succeed()
         store.op.destroy()
