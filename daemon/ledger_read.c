@@ -181,7 +181,8 @@ static kvc_status_t scans_highest_missing(const struct ledger_scan *scans, uint6
 	all = kvci_alloc(count * sizeof(all[0]));
 	if (all == NULL)
 		return KVC_NO_MEMORY;
-	memcpy(all, scans[0].serials, scans[0].serial_count * sizeof(all[0]));
+	if (scans[0].serial_count > 0)
+		memcpy(all, scans[0].serials, scans[0].serial_count * sizeof(all[0]));
 	if (scans[1].serial_count > 0)
 		memcpy(all + scans[0].serial_count, scans[1].serials, scans[1].serial_count * sizeof(all[0]));
 	qsort(all, count, sizeof(all[0]), serial_compare);

@@ -70,7 +70,8 @@ kvc_status_t serve_copy_array(struct kvci_conn *conn, const struct kvci_message 
 		work->array = array;
 		work->array_room_bytes = bytes;
 	}
-	memcpy(work->array, from, bytes);
+	if (bytes > 0)
+		memcpy(work->array, from, bytes);
 	return KVC_OK;
 }
 
