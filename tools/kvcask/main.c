@@ -87,7 +87,7 @@ static const struct tool_option main_options_loadgen[] = {
 	{ 0 },
 };
 
-const struct tool_command tool_commands[] = {
+static const struct tool_command main_commands[] = {
 	{ "stat", NULL, 0, 0, main_options_stat, tool_run_stat, NULL, "how the daemon is doing",
 	  "Memory, disk, hits and misses by cause, latencies." },
 	{ "spaces", NULL, 0, 0, main_options_spaces, tool_run_spaces, NULL, "the spaces: whose KV values are stored", NULL },
@@ -109,34 +109,34 @@ const struct tool_command tool_commands[] = {
 	  "The prompts and the KV of a token follow from --seed alone, so that a second process knows what it must get.\n"
 	  "Computing KV is modelled by waiting; matching, loading, checking and storing are real." },
 };
-const uint32_t tool_command_count = sizeof(tool_commands) / sizeof(tool_commands[0]);
+enum { MAIN_COMMAND_COUNT = sizeof(main_commands) / sizeof(main_commands[0]) };
 
 static void main_help(FILE *out)
 {
 	fprintf(out, "usage: kvcask COMMAND [OPTION]... ; kvcask COMMAND --help\n\n"
 	             "Looks into a running kvcaskd, and steers it.\n\nCommands\n");
-	for (uint32_t i = 0; i < tool_command_count; i++)
-		fprintf(out, "  %-9s %s\n", tool_commands[i].name, tool_commands[i].text);
+	for (uint32_t i = 0; i < MAIN_COMMAND_COUNT; i++)
+		fprintf(out, "  %-9s %s\n", main_commands[i].name, main_commands[i].text);
 	fprintf(out, "\nThe daemon is found by --socket PATH, else $KVCASK_SOCKET, else where daemons put their socket.\n"
 	             "All commands take --json. Exit status: 0 well, 1 failed, 2 wrong usage.\n");
 }
 
 static const char *main_name_at(const void *list, uint32_t index)
 {
-	return tool_commands[index].name;
+	return main_commands[index].name;
 }
 
 static const struct tool_command *main_find(const char *name)
 {
-	for (uint32_t i = 0; i < tool_command_count; i++)
-		if (strcmp(tool_commands[i].name, name) == 0)
-			return &tool_commands[i];
+	for (uint32_t i = 0; i < MAIN_COMMAND_COUNT; i++)
+		if (strcmp(main_commands[i].name, name) == 0)
+			return &main_commands[i];
 	return NULL;
 }
 
 static int main_unknown(const char *name)
 {
-	const char *nearest = tool_nearest(name, tool_command_count, main_name_at, NULL);
+	const char *nearest = tool_nearest(name, MAIN_COMMAND_COUNT, main_name_at, NULL);
 
 	if (nearest != NULL)
 		fprintf(stderr, "kvcask: no command is called %s; did you mean kvcask %s?\n", name, nearest);
@@ -186,6 +186,10 @@ int main(int argc, char **argv)
 	}
 	if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
 		printf("kvcask %s\n", kvc_version());
+		return TOOL_OK;
+	}
+	if (strcmp(name, "--man") == 0) {
+		tool_man(main_commands, MAIN_COMMAND_COUNT);
 		return TOOL_OK;
 	}
 	command = main_find(name);

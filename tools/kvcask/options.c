@@ -352,3 +352,65 @@ void tool_help(const struct tool_command *command)
 	options_help_table(command->options);
 	options_help_table(options_common);
 }
+
+/* ---- the manual page ---- */
+
+/* Text for roff: a hyphen is a minus there, a leading dot or quote a request, a backslash an escape. */
+static void options_roff(const char *text)
+{
+	bool begins = true;
+
+	for (; *text != '\0'; text++) {
+		if (begins && (*text == '.' || *text == '\''))
+			fputs("\\&", stdout);
+		if (*text == '-')
+			fputs("\\-", stdout);
+		else if (*text == '\\')
+			fputs("\\e", stdout);
+		else
+			putchar(*text);
+		begins = *text == '\n';
+	}
+}
+
+static void options_man_table(const struct tool_option *table)
+{
+	for (uint32_t i = 0; i < options_count(table); i++) {
+		fputs(".TP\n.B ", stdout);
+		if (table[i].letter != 0)
+			printf("\\-%c, ", table[i].letter);
+		fputs("\\-\\-", stdout);
+		options_roff(table[i].name);
+		if (table[i].value != NULL)
+			printf(" %s", table[i].value);
+		putchar('\n');
+		options_roff(table[i].text);
+		putchar('\n');
+	}
+}
+
+void tool_man(const struct tool_command *commands, uint32_t count)
+{
+	printf(".\\\" Made by `kvcask --man`.\n.TH KVCASK 1 \"\" \"kvcask %s\" \"User Commands\"\n"
+	       ".SH NAME\nkvcask \\- look into a running kvcaskd, and steer it\n"
+	       ".SH SYNOPSIS\n.B kvcask\n.I COMMAND\n[OPTION]...\n"
+	       ".SH DESCRIPTION\nAnswers go to standard output: tables for people, or JSON. The daemon is found by\n.BR \\-\\-socket ,\n"
+	       "else $KVCASK_SOCKET, else where daemons put their socket.\n.SH OPTIONS OF ALL COMMANDS\n",
+	       kvc_version());
+	options_man_table(options_common);
+	puts(".SH COMMANDS");
+	for (uint32_t i = 0; i < count; i++) {
+		const struct tool_command *command = &commands[i];
+
+		printf(".SS kvcask %s %s\n", command->name, command->arguments != NULL ? command->arguments : "");
+		printf("%c", command->text[0] - ('a' - 'A'));
+		options_roff(command->text + 1);
+		puts(".");
+		if (command->detail != NULL)
+			options_roff(command->detail);
+		if (command->detail != NULL)
+			putchar('\n');
+		options_man_table(command->options);
+	}
+	puts(".SH EXIT STATUS\n0 well, 1 failed, 2 wrong usage.\n.SH SEE ALSO\n.BR kvcaskd (8)");
+}

@@ -58,16 +58,13 @@ struct tool {
 	struct kvc_client *client; /* opened by the first question */
 };
 
-/* ---- main.c ---- */
-
-extern const struct tool_command tool_commands[];
-extern const uint32_t tool_command_count;
-
 /* ---- options.c ---- */
 
 /* argv[0] is the command's name. TOOL_USAGE: said on stderr. */
 int tool_parse(struct tool *tool, const struct tool_command *command, int argc, char **argv);
 void tool_help(const struct tool_command *command);
+/* The manual page of all of them, for man. */
+void tool_man(const struct tool_command *commands, uint32_t count);
 void tool_fini(struct tool *tool);
 /* The option's value: NULL when it was not given, "" for a flag. `name` must be in the command's table. */
 const char *tool_value(const struct tool *tool, const char *name);
