@@ -305,6 +305,10 @@ kvc_status_t kvci_disk_db_write(struct kvci_disk_db *db, struct kvci_disk_batch 
 {
 	char *error = NULL;
 
+	if (db == NULL) {
+		rocksdb_writebatch_clear(batch->batch);
+		return KVC_IO;
+	}
 	rocksdb_write(db->rocksdb, db->write, batch->batch, &error);
 	rocksdb_writebatch_clear(batch->batch);
 	return db_failed("write", error);
@@ -314,14 +318,19 @@ kvc_status_t kvci_disk_db_sync(struct kvci_disk_db *db)
 {
 	char *error = NULL;
 
+	if (db == NULL)
+		return KVC_IO;
 	rocksdb_flush_wal(db->rocksdb, 1, &error);
 	return db_failed("sync", error);
 }
 
 kvc_status_t kvci_disk_cursor_create(struct kvci_disk_db *db, struct kvci_disk_cursor **ret_cursor)
 {
-	struct kvci_disk_cursor *cursor = kvci_alloc_zero(1, sizeof(*cursor));
+	struct kvci_disk_cursor *cursor;
 
+	if (db == NULL)
+		return KVC_IO;
+	cursor = kvci_alloc_zero(1, sizeof(*cursor));
 	if (cursor == NULL)
 		return KVC_NO_MEMORY;
 	cursor->db = db;

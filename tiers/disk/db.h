@@ -42,7 +42,8 @@ void kvci_disk_batch_delete_segment(struct kvci_disk_batch *batch, uint32_t segm
 /* generation 0: the segment is gone. */
 void kvci_disk_batch_segment(struct kvci_disk_batch *batch, uint32_t segment, uint32_t generation, uint32_t indexed_4k);
 void kvci_disk_batch_uuid(struct kvci_disk_batch *batch, const uint8_t uuid[KVCI_DISK_UUID_BYTES]);
-/* Writes what the batch holds (into the log, without sync) and empties it, also on error. */
+/* Write, sync and cursor take NULL for a db, and answer IO: an index that could not be made again.
+ * Writes what the batch holds (into the log, without sync) and empties it, also on error. */
 kvc_status_t kvci_disk_db_write(struct kvci_disk_db *db, struct kvci_disk_batch *batch);
 /* Makes durable what was written. */
 kvc_status_t kvci_disk_db_sync(struct kvci_disk_db *db);

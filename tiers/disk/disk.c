@@ -3,6 +3,7 @@
 #include "tiers/disk/disk.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
@@ -57,6 +58,7 @@ static kvc_status_t disk_open_parts(struct kvci_disk_tier *tier, char **ret_erro
 static kvc_status_t disk_open(const struct kvc_tier_option *options, struct kvc_tier **ret_tier, char **ret_error)
 {
 	struct kvci_disk_tier *tier = kvci_alloc_zero(1, sizeof(*tier));
+	pthread_condattr_t monotonic;
 	kvc_status_t status;
 
 	if (tier == NULL)
@@ -67,7 +69,10 @@ static kvc_status_t disk_open(const struct kvc_tier_option *options, struct kvc_
 	tier->head = tier->ready = -1;
 	tier->keeper.end = &tier->keeper.first;
 	pthread_mutex_init(&tier->keeper.lock, NULL);
-	pthread_cond_init(&tier->keeper.wake, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&tier->keeper.wake, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	pthread_mutex_init(&tier->db_lock, NULL);
 	status = kvci_disk_options_parse(options, &tier->options, ret_error);
 	if (status == KVC_OK)

@@ -94,7 +94,8 @@ struct kvci_keeper {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	struct kvci_keeper_op *first, **end; /* under lock */
-	bool stopping;                       /* under lock */
+	bool stopping, urgent, gathering;    /* under lock; urgent: something other than a put waits */
+	uint32_t waiting;                    /* under lock: orders */
 	_Atomic uint32_t backlog;
 	_Atomic int32_t status;              /* of the last index write */
 	struct kvci_disk_batch *batch;       /* the thread's */
@@ -204,6 +205,7 @@ struct kvci_disk_tier {
 	bool preparing;
 	kvc_status_t prepare_status;    /* of the last try to make a segment ready */
 	uint64_t prepare_retry_ns;
+	uint64_t make_retry_ns;         /* the disk is full: until then no file is made */
 
 	struct kvci_disk_op *ops, *idle; /* all; those that are free */
 	uint32_t op_count, op_idle;

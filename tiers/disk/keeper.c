@@ -7,13 +7,14 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
-enum { KEEPER_BATCH_MAX = 256 };
+enum { KEEPER_BATCH_MAX = 256, KEEPER_GATHER_NS = 5000000 };
 
 struct kvci_keeper_op *kvci_keeper_op_create(struct kvci_disk_tier *tier, enum kvci_keeper_kind kind)
 {
@@ -44,7 +45,10 @@ void kvci_keeper_order(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
 	pthread_mutex_lock(&keeper->lock);
 	*keeper->end = op;
 	keeper->end = &op->next;
-	pthread_cond_signal(&keeper->wake);
+	keeper->urgent |= op->kind != KVCI_KEEPER_PUT;
+	/* While it gathers, another put is no reason to wake up. */
+	if (++keeper->waiting == KEEPER_BATCH_MAX || keeper->urgent || !keeper->gathering)
+		pthread_cond_signal(&keeper->wake);
 	pthread_mutex_unlock(&keeper->lock);
 }
 
@@ -215,14 +219,26 @@ static void keeper_carry_out(struct kvci_disk_tier *tier, struct kvci_keeper_op 
 	}
 }
 
-/* All that waits. NULL: stopping, and nothing is left. */
+/* All that waits. Puts wait a little for others, since a batch of many costs hardly more than one; what a kill takes of them is found
+ * again in the segments. NULL: stopping, and nothing is left. */
 static struct kvci_keeper_op *keeper_take(struct kvci_keeper *keeper)
 {
 	struct kvci_keeper_op *list;
+	struct timespec until;
 
 	pthread_mutex_lock(&keeper->lock);
 	while (keeper->first == NULL && !keeper->stopping)
 		pthread_cond_wait(&keeper->wake, &keeper->lock);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += KEEPER_GATHER_NS;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	keeper->gathering = true;
+	while (!keeper->urgent && !keeper->stopping && keeper->waiting < KEEPER_BATCH_MAX &&
+	       pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until) == 0)
+		;
+	keeper->gathering = keeper->urgent = false;
+	keeper->waiting = 0;
 	list = keeper->first;
 	keeper->first = NULL;
 	keeper->end = &keeper->first;

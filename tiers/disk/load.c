@@ -27,7 +27,7 @@ struct load_note {
 	uint32_t segment;
 	uint32_t use;        /* HEAD, READY or FULL */
 	uint32_t end_4k;
-	bool scanned;
+	bool whole;          /* it was looked through as far as it had to be */
 };
 
 struct load_segment {
@@ -99,6 +99,11 @@ static void load_noted(struct kvci_job *job)
 		return;
 	if (note->end_4k > segment->next_4k)
 		segment->next_4k = note->end_4k;
+	if (!note->whole) {
+		/* What it holds is not all known: it is neither written on nor closed, and the next start looks again. */
+		segment->close_owed = false;
+		return;
+	}
 	if (note->use == KVCI_DISK_READY) {
 		segment->use = KVCI_DISK_READY;
 		segment->close_owed = false;
@@ -231,15 +236,13 @@ static kvc_status_t load_heal(struct kvci_loader *loader, struct load_segment *s
 	return load_write(loader);
 }
 
-static void load_post(struct kvci_loader *loader, struct load_note *note, uint32_t segment, enum kvci_disk_use use,
-                      uint32_t end_4k, void (*done)(struct kvci_job *job))
+static void load_post(struct kvci_loader *loader, struct load_segment *segment, enum kvci_disk_use use, bool whole)
 {
-	note->job = (struct kvci_job){.done = done};
-	note->tier = loader->tier;
-	note->segment = segment;
-	note->use = use;
-	note->end_4k = end_4k;
-	kvci_mailbox_post(loader->tier->mailbox, &note->job);
+	segment->note = (struct load_note){
+		.job = {.done = load_noted}, .tier = loader->tier, .segment = segment->number, .use = use,
+		.end_4k = segment->next_4k, .whole = whole,
+	};
+	kvci_mailbox_post(loader->tier->mailbox, &segment->note.job);
 }
 
 /* The segment that was being written last, and the one made ready behind it. Returns how many of the newest are dealt with. */
@@ -248,21 +251,18 @@ static size_t load_heads(struct kvci_loader *loader)
 	size_t dealt = 0;
 	uint32_t records;
 
-	for (int tries = 0; tries < 2 && dealt < loader->segment_count; tries++) {
+	while (dealt < 2 && dealt < loader->segment_count) {
 		struct load_segment *segment = &loader->segments[loader->segment_count - 1 - dealt];
-		bool empty;
+		kvc_status_t status = load_heal(loader, segment, &records);
+		bool empty = records == 0 && segment->next_4k == KVCI_DISK_HEADER_PAGES;
+		bool behind = dealt == 0 && status == KVC_OK && empty && loader->segment_count > 1;
 
-		load_heal(loader, segment, &records);
 		if (load_stopped(loader))
 			return dealt;
-		empty = records == 0 && segment->next_4k == KVCI_DISK_HEADER_PAGES;
 		dealt++;
-		if (tries == 0 && empty && loader->segment_count > 1) {
-			load_post(loader, &segment->note, segment->number, KVCI_DISK_READY, segment->next_4k, load_noted);
-			continue;
-		}
-		load_post(loader, &segment->note, segment->number, KVCI_DISK_HEAD, segment->next_4k, load_noted);
-		break;
+		load_post(loader, segment, behind ? KVCI_DISK_READY : KVCI_DISK_HEAD, status == KVC_OK);
+		if (!behind)
+			break;
 	}
 	return dealt;
 }
@@ -296,10 +296,21 @@ static bool load_add(struct kvci_loader *loader, const struct kvc_tier_entry *en
 	return true;
 }
 
+static void load_count(struct kvci_loader *loader, struct load_segment *segment)
+{
+	/* Once: the index may be read twice. */
+	if (segment->count_note.tier != NULL)
+		return;
+	segment->count_note = (struct load_note){
+		.job = {.done = load_counted}, .tier = loader->tier, .segment = segment->number, .end_4k = segment->records,
+	};
+	kvci_mailbox_post(loader->tier->mailbox, &segment->count_note.job);
+}
+
 /* Reads the index from the oldest segment to the newest. */
 static kvc_status_t load_index(struct kvci_loader *loader)
 {
-	struct kvci_disk_cursor *cursor;
+	struct kvci_disk_cursor *cursor = NULL;
 	struct kvc_tier_entry entry;
 	uint64_t skipped = 0;
 	kvc_status_t status = kvci_disk_cursor_create(loader->tier->db, &cursor);
@@ -320,7 +331,7 @@ static kvc_status_t load_index(struct kvci_loader *loader)
 			break;
 		status = kvci_disk_cursor_status(cursor);
 		if (status == KVC_OK)
-			load_post(loader, &segment->count_note, segment->number, 0, segment->records, load_counted);
+			load_count(loader, segment);
 	}
 	kvci_disk_cursor_destroy(cursor);
 	load_hand_over(loader);
@@ -373,13 +384,13 @@ static void *load_main(void *context)
 
 	for (size_t i = 0; i + dealt < loader->segment_count && !load_stopped(loader); i++) {
 		struct load_segment *segment = &loader->segments[i];
+		kvc_status_t status = load_heal(loader, segment, &records);
 
-		load_heal(loader, segment, &records);
 		if (!load_stopped(loader))
-			load_post(loader, &segment->note, segment->number, KVCI_DISK_FULL, segment->next_4k, load_noted);
+			load_post(loader, segment, KVCI_DISK_FULL, status == KVC_OK);
 	}
 	loader->status = load_stopped(loader) ? KVC_CANCELED : load_index(loader);
-	if (loader->status != KVC_OK && !load_stopped(loader)) {
+	if ((loader->status == KVC_CORRUPT || loader->status == KVC_IO) && !load_stopped(loader)) {
 		loader->status = load_rebuild(loader);
 		if (loader->status == KVC_OK)
 			loader->status = load_index(loader);

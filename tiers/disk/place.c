@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
-enum { PLACE_RETRY_MS = 1000, PLACE_RESERVE_BYTES_MAX = 64 << 20 };
+enum { PLACE_RETRY_MS = 1000, PLACE_MAKE_RETRY_S = 30, PLACE_RESERVE_BYTES_MAX = 64 << 20 };
 
 struct kvci_disk_segment *kvci_disk_place_segment(struct kvci_disk_tier *tier, const struct kvc_place *place)
 {
@@ -76,7 +76,8 @@ uint64_t kvci_disk_reserve_bytes(const struct kvci_disk_tier *tier)
 
 static uint64_t place_creatable(const struct kvci_disk_tier *tier)
 {
-	if (tier->prepare_status == KVC_DISK_FULL || tier->files_bytes >= tier->options.capacity_bytes)
+	if (tier->files_bytes >= tier->options.capacity_bytes ||
+	    (tier->make_retry_ns != 0 && kvci_clock_ns() < tier->make_retry_ns))
 		return 0;
 	return (tier->options.capacity_bytes - tier->files_bytes) / tier->options.segment_bytes;
 }
@@ -105,7 +106,17 @@ static struct kvci_disk_segment *place_next(struct kvci_disk_tier *tier)
 	}
 	if (next != NULL)
 		return next;
-	return absent != NULL && tier->files_bytes + tier->options.segment_bytes <= tier->options.capacity_bytes ? absent : NULL;
+	return place_creatable(tier) != 0 ? absent : NULL;
+}
+
+/* Is there a segment that reclaim can empty? */
+static bool place_reclaimable(const struct kvci_disk_tier *tier)
+{
+	for (uint32_t i = 0; i < tier->segment_count; i++) {
+		if (tier->segments[i].use == KVCI_DISK_FULL || tier->segments[i].use == KVCI_DISK_RECLAIMING)
+			return true;
+	}
+	return false;
 }
 
 static void place_prepared(struct kvci_job *job)
@@ -116,7 +127,10 @@ static void place_prepared(struct kvci_job *job)
 	bool made = segment->fd < 0;
 
 	tier->preparing = false;
-	tier->prepare_status = op->status;
+	if (made)
+		tier->make_retry_ns = op->status == KVC_DISK_FULL ? kvci_clock_ns() + PLACE_MAKE_RETRY_S * KVCI_SECOND : 0;
+	/* A disk that is smaller than the capacity is no failure as long as there is something to write over. */
+	tier->prepare_status = made && op->status == KVC_DISK_FULL && place_reclaimable(tier) ? KVC_OK : op->status;
 	if (op->status == KVC_OK) {
 		segment->fd = op->fd;
 		segment->use = KVCI_DISK_READY;
@@ -132,7 +146,7 @@ static void place_prepared(struct kvci_job *job)
 		                 kvc_status_text(op->status));
 	}
 	if (!tier->closing)
-		kvci_disk_health(tier, true, op->status, "a segment cannot be made ready");
+		kvci_disk_health(tier, true, tier->prepare_status, "a segment cannot be made ready");
 	kvci_keeper_op_destroy(op);
 	kvci_reclaim_kick(tier);
 }
@@ -154,9 +168,8 @@ void kvci_disk_prepare_kick(struct kvci_disk_tier *tier)
 	segment = place_next(tier);
 	if (segment == NULL)
 		return;
-	/* After a failure not at once again; but a spare segment needs no room on a disk that is full. */
-	if (tier->prepare_status != KVC_OK && kvci_clock_ns() < tier->prepare_retry_ns &&
-	    (tier->prepare_status != KVC_DISK_FULL || segment->use == KVCI_DISK_ABSENT))
+	/* After a failure not at once again. */
+	if (tier->prepare_status != KVC_OK && kvci_clock_ns() < tier->prepare_retry_ns)
 		return;
 	op = kvci_keeper_op_create(tier, KVCI_KEEPER_PREPARE);
 	if (op == NULL)
