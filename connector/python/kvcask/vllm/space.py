@@ -48,6 +48,7 @@ class Layout:
     engine_blocks_per_block: int
     block_bytes: int
     kv_dtype: str
+    interior: str = ""  # who decides what lies where inside a page
 
     def form(self) -> _lib.Form:
         return client.form(**self.fields)
@@ -88,6 +89,30 @@ def check_engine(vllm_config: Any, kv_cache_config: Any) -> None:
         raise Unsupported("a draft model has KV of its own, which is not stored yet")
     if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
         raise Unsupported("calculate_kv_scales: the cache's scales differ from run to run")
+
+
+def page_interior(vllm_config: Any, layer_names: list[str]) -> str:
+    """What says how the bytes of a page are to be read, beyond its shape. vLLM's CPU backend packs keys for the instruction set it chose
+    (a block of one machine is garbage on another), in an order that is nobody's public format: so its version counts too."""
+    import vllm
+
+    context = vllm_config.compilation_config.static_forward_context
+    found = set()
+    for name in layer_names:
+        layer = context[name]
+        backend = getattr(layer, "attn_backend", None)
+        if backend is None:
+            backend = layer.get_attn_backend()
+        text = backend.get_name()
+        if text == "CPU_ATTN" or hasattr(layer, "isa"):
+            isa = getattr(layer, "isa", None)
+            if isa is None:
+                raise Unsupported(f"the attention backend {text} does not say how it packs keys")
+            text = f"{text}/{isa}/vllm-{vllm.__version__}"
+        found.add(text)
+    if len(found) != 1:
+        raise Unsupported(f"layers of several attention backends ({', '.join(sorted(found))}) in one group")
+    return found.pop()
 
 
 def natural_order(names: list[str]) -> list[str]:
@@ -277,6 +302,7 @@ def base_space(vllm_config: Any, layout: Layout, identity: str, hash_root: bytes
         "quantization": model.quantization,
         "hf_overrides": getattr(model, "hf_overrides", None) or None,
         "load_format": str(getattr(vllm_config.load_config, "load_format", "auto")),
+        "page": layout.interior,
     }
     if not algorithm.endswith("_cbor"):
         # These hash pickled Python objects: the same only within one Python and one vLLM.

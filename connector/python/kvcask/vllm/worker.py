@@ -18,7 +18,7 @@ from typing import Any
 from kvcask import client as kv
 from kvcask.vllm.circuit import Circuit
 from kvcask.vllm.messages import Handshake, LoadDone, LoadJob, StepMeta, StoreJob, WorkerMeta
-from kvcask.vllm.space import Layout, Unsupported, check_engine, natural_order, read_layout
+from kvcask.vllm.space import Layout, Unsupported, check_engine, natural_order, page_interior, read_layout
 from kvcask.vllm.verify import Verifier
 
 log = logging.getLogger("vllm.kvcask.worker")
@@ -97,8 +97,10 @@ class WorkerHalf:
         try:
             check_engine(self._config, self._kv_cache_config)
             group = self._kv_cache_config.kv_cache_groups[0]
-            tensors = [kv_caches[name] for name in natural_order(group.layer_names)]
+            names = natural_order(group.layer_names)
+            tensors = [kv_caches[name] for name in names]
             self._layout, self._memory = read_layout(group.kv_cache_spec, tensors, self._options)
+            self._layout.interior = page_interior(self._config, names)
             self._off = ""
         except Unsupported as error:
             self._off = str(error)
@@ -107,10 +109,11 @@ class WorkerHalf:
         if self._options.verify_loads:
             self._verifier = Verifier(self._options.verify_dir, tensors)
         log.info(
-            "kvcask: blocks of %d tokens, %.2f MiB (%d engine blocks)",
+            "kvcask: blocks of %d tokens, %.2f MiB (%d engine blocks), pages as %s packs them",
             self._layout.block_tokens,
             self._layout.block_bytes / (1 << 20),
             self._layout.engine_blocks_per_block,
+            self._layout.interior,
         )
 
     def handshake(self) -> Handshake:
