@@ -15,6 +15,7 @@ enum {
 	ARENA_SCAN_MAX = 512,      /* victims looked at for one allocation */
 	ARENA_TAKE_OVER_NOW = 512, /* blocks that are evicted at once when a slab is taken over; more: in steps */
 	ARENA_DRAIN_STEP = 256,
+	ARENA_PASS_MAX = 32, /* victims among warm neighbours that are passed over */
 };
 #define ARENA_DRAIN_WAIT_NS (5 * KVCI_MS)
 
@@ -242,20 +243,22 @@ static uint32_t block_pages(const struct kvci_cache *cache, const struct kvci_bl
 	return (uint32_t)(kvci_block_binding(cache, block)->record_bytes >> KVCI_PAGE_SHIFT);
 }
 
-/* The block whose extent begins at a page, when it may be evicted, else KVCI_NONE. */
-static uint32_t slab_evictable(const struct kvci_cache *cache, const struct kvci_slab *slab, uint32_t page)
+/* The block whose extent begins at a page, when it may be evicted (and was used last at `newest` or before), else KVCI_NONE. */
+static uint32_t slab_evictable(const struct kvci_cache *cache, const struct kvci_slab *slab, uint32_t page, uint32_t newest)
 {
 	uint32_t owner = slab->owners[page];
 
 	if (owner == KVCI_OWNER_NONE || owner == KVCI_OWNER_OTHER)
 		return KVCI_NONE;
 	const struct kvci_block *block = kvci_block_at(cache, owner - 1);
-	return kvci_block_busy(block) || (block->flags & KVCI_BLOCK_MEMORY) == 0 ? KVCI_NONE : owner - 1;
+	if (kvci_block_busy(block) || (block->flags & KVCI_BLOCK_MEMORY) == 0 || block->last_used > newest)
+		return KVCI_NONE;
+	return owner - 1;
 }
 
 /* Widens [*first, *end), which begins and ends at bounds of extents, upwards over what is free or evictable. */
-static void slab_widen_up(const struct kvci_cache *cache, const struct kvci_slab *slab, uint32_t pages, uint32_t first,
-                          uint32_t *end)
+static void slab_widen_up(const struct kvci_cache *cache, const struct kvci_slab *slab, uint32_t pages, uint32_t newest,
+                          uint32_t first, uint32_t *end)
 {
 	uint32_t slab_pages = (uint32_t)(cache->config.slab_bytes >> KVCI_PAGE_SHIFT);
 
@@ -264,15 +267,15 @@ static void slab_widen_up(const struct kvci_cache *cache, const struct kvci_slab
 			++*end;
 			continue;
 		}
-		uint32_t number = slab_evictable(cache, slab, *end);
+		uint32_t number = slab_evictable(cache, slab, *end, newest);
 		if (number == KVCI_NONE)
 			return;
 		*end += block_pages(cache, kvci_block_at(cache, number));
 	}
 }
 
-static void slab_widen_down(const struct kvci_cache *cache, const struct kvci_slab *slab, uint32_t pages, uint32_t *first,
-                            uint32_t end)
+static void slab_widen_down(const struct kvci_cache *cache, const struct kvci_slab *slab, uint32_t pages, uint32_t newest,
+                            uint32_t *first, uint32_t end)
 {
 	while (end - *first < pages && *first > 0) {
 		uint32_t page = *first - 1;
@@ -292,26 +295,27 @@ static void slab_widen_down(const struct kvci_cache *cache, const struct kvci_sl
 			return;
 		}
 		*first = owner_end;
-		if (end - *first >= pages || slab_evictable(cache, slab, page) == KVCI_NONE)
+		if (end - *first >= pages || slab_evictable(cache, slab, page, newest) == KVCI_NONE)
 			return;
 		*first = page;
 	}
 }
 
-/* Evicts the victim and as many neighbours as it takes; false: what holds its neighbourhood leaves too little room. */
-static bool slab_evict_around(struct kvci_cache *cache, struct kvci_slab *slab, uint32_t victim, uint64_t bytes)
+/* Evicts the victim and as many neighbours as it takes, of those that were used last at `newest` or before; false (and nothing is
+ * evicted): that leaves too little room. */
+static bool slab_evict_around(struct kvci_cache *cache, struct kvci_slab *slab, uint32_t victim, uint64_t bytes, uint32_t newest)
 {
 	const struct kvci_block *block = kvci_block_at(cache, victim);
 	uint32_t pages = (uint32_t)(bytes >> KVCI_PAGE_SHIFT);
 	uint32_t first = block->spot.offset_4k;
 	uint32_t end = first + block_pages(cache, block);
 
-	slab_widen_up(cache, slab, pages, first, &end);
-	slab_widen_down(cache, slab, pages, &first, end);
+	slab_widen_up(cache, slab, pages, newest, first, &end);
+	slab_widen_down(cache, slab, pages, newest, &first, end);
 	if (end - first < pages)
 		return false;
 	for (uint32_t page = first; page < end;) {
-		uint32_t number = slab_evictable(cache, slab, page);
+		uint32_t number = slab_evictable(cache, slab, page, UINT32_MAX);
 		if (number == KVCI_NONE) {
 			page++;
 			continue;
@@ -320,6 +324,14 @@ static bool slab_evict_around(struct kvci_cache *cache, struct kvci_slab *slab, 
 		kvci_block_evict(cache, number);
 	}
 	return true;
+}
+
+/* Neighbours that go with a victim should be cold, too: idle for at least half its time. */
+static uint32_t arena_cold(const struct kvci_cache *cache, uint32_t victim)
+{
+	uint32_t used = kvci_block_at(cache, victim)->last_used;
+
+	return used + (kvci_cache_time(cache) - used) / 2;
 }
 
 /* The next victim of an arena that nothing holds; held ones are in use and go to the warm end. *steps bounds the search. */
@@ -338,25 +350,33 @@ static uint32_t arena_victim(struct kvci_cache *cache, struct kvci_arena *arena,
 	}
 }
 
-/* Evicts the coldest of one arena until `bytes` fit; *steps bounds the work. */
+/* Evicts the coldest of one arena until `bytes` fit; *steps bounds the work. Some victims lie among warm neighbours: a few of the
+ * next ones are looked at before such a neighbour is sacrificed. */
 static bool arena_evict_in(struct kvci_cache *cache, struct kvci_arena *arena, uint64_t bytes, uint32_t *steps,
                            struct kvci_spot *ret_spot)
 {
-	uint32_t after = KVC_POLICY_NO_NODE;
+	uint32_t after = KVC_POLICY_NO_NODE, passed = 0;
+	bool warm = false;
 
-	if (*steps > arena->block_count)
-		*steps = arena->block_count;
+	if (*steps > 2 * arena->block_count) /* each at most twice */
+		*steps = 2 * arena->block_count;
 	while (*steps > 0) {
-		uint32_t victim = arena_victim(cache, arena, after, steps);
-		if (victim == KVCI_NONE)
+		uint32_t victim = passed == ARENA_PASS_MAX && !warm ? KVCI_NONE : arena_victim(cache, arena, after, steps);
+		if (victim == KVCI_NONE && warm)
 			return false;
+		if (victim == KVCI_NONE) { /* once more from the coldest, and be less choosy */
+			warm = true;
+			after = KVC_POLICY_NO_NODE;
+			continue;
+		}
 		struct kvci_slab *slab = cache->slabs[kvci_block_at(cache, victim)->spot.slot];
 		if (slab->state == KVCI_SLAB_DRAINING) {
 			kvci_block_evict(cache, victim);
 			continue;
 		}
-		if (!slab_evict_around(cache, slab, victim, bytes)) {
+		if (!slab_evict_around(cache, slab, victim, bytes, warm ? UINT32_MAX : arena_cold(cache, victim))) {
 			after = victim;
+			passed++;
 			continue;
 		}
 		after = KVC_POLICY_NO_NODE; /* it may have gone with its neighbours */
@@ -447,7 +467,7 @@ static void arena_drain(struct kvci_cache *cache, struct kvci_slab *slab, uint32
 	while (limit > 0 && walked < pages && kvci_extents_used_count(slab->extents) != 0) {
 		if (cache->drain_page >= pages)
 			cache->drain_page = 0;
-		uint32_t number = slab_evictable(cache, slab, cache->drain_page);
+		uint32_t number = slab_evictable(cache, slab, cache->drain_page, UINT32_MAX);
 		if (number == KVCI_NONE) {
 			cache->drain_page++;
 			walked++;

@@ -5,7 +5,7 @@
  */
 #include "cache/internal.h"
 
-enum { SWEEP_STEP = 2048 };
+enum { SWEEP_STEP = 1024 };
 
 void kvci_sweep_start(struct kvci_cache *cache)
 {

@@ -384,3 +384,10 @@ void ram_tier_index_rate(struct kvc_tier *tier, uint32_t entries)
 {
 	ram_of(tier)->index_rate = entries;
 }
+
+bool ram_tier_index_pending(const struct kvc_tier *tier)
+{
+	const struct ram_tier *ram = ram_of((struct kvc_tier *)tier);
+
+	return !ram->index_done && ram->index_rate != 0;
+}

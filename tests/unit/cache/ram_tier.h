@@ -38,5 +38,7 @@ uint32_t ram_tier_under_way(const struct kvc_tier *tier);
 uint64_t ram_tier_submits(const struct kvc_tier *tier);
 /* How many index entries a poll hands out; 0 holds the index back. */
 void ram_tier_index_rate(struct kvc_tier *tier, uint32_t entries);
+/* The next poll hands out some. */
+bool ram_tier_index_pending(const struct kvc_tier *tier);
 
 #endif

@@ -166,7 +166,8 @@ void world_run(struct world *world)
 			kvci_cache_space_saved(world->cache, world->saves[world->save_count].space,
 			                       world->saves[world->save_count].epoch, world->save_failure);
 		}
-		if (due_ns > world->now_ns && !jobs && (world->disk == NULL || ram_tier_under_way(world->disk) == before))
+		if (due_ns > world->now_ns && !jobs &&
+		    (world->disk == NULL || (ram_tier_under_way(world->disk) == before && !ram_tier_index_pending(world->disk))))
 			return;
 	}
 	fail_msg("the brain does not come to rest: due %llu, now %llu", (unsigned long long)kvci_cache_tick(world->cache), (unsigned long long)world->now_ns);
