@@ -75,6 +75,7 @@ class Driver:
                     "tokens": list(completion.token_ids),
                     "cached": output.num_cached_tokens,
                     "finish": completion.finish_reason,
+                    "first": getattr(output.metrics, "first_token_latency", None),
                     "gap": gap,
                 }
             )

@@ -81,13 +81,17 @@ class Daemon:
         self.runs = 0
 
     def start(self) -> Daemon:
-        from kvcask import autostart
-
         self.data_dir.mkdir(parents=True, exist_ok=True)
         config = self.folder / "kvcaskd.yaml"
         lines = [f"socket: {json.dumps(self.socket)}", f"data_dir: {json.dumps(str(self.data_dir))}"]
         lines += [f"{key}: {json.dumps(str(value))}" for key, value in self.options.items()]
         config.write_text("\n".join(lines) + "\n")
+        self.launch(config)
+        return self
+
+    def launch(self, config: Path) -> None:
+        from kvcask import autostart
+
         self.runs += 1
         self.log = self.folder / f"kvcaskd.{self.runs}.log"
         with open(self.log, "wb") as out:
@@ -99,7 +103,6 @@ class Daemon:
             if self.process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"kvcaskd did not come up: {self.log.read_text()[-2000:]}")
             time.sleep(0.01)
-        return self
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -31,9 +31,11 @@ from vllm.v1.request import Request
 from kvcask import _lib
 from kvcask import client as kv
 from kvcask.vllm.messages import Handshake, LoadDone, StepMeta, WorkerMeta
+from kvcask.vllm.options import TABLE as OPTIONS
 from kvcask.vllm.options import OptionError, Options
 from kvcask.vllm.scheduler import SchedulerHalf
 from kvcask.vllm.space import Layout, Unsupported, check_engine, read_layout
+from kvcask.vllm.stats import TABLE as STATS
 from kvcask.vllm.stats import KvcaskStats
 
 BLOCK = 16
@@ -580,6 +582,14 @@ class Settings(unittest.TestCase):
         for given, wanted in (({"store": 1}, "bool"), ({"load_share": 0}, "from"), ({"after_reset": "x"}, "private")):
             with self.assertRaisesRegex(OptionError, wanted):
                 Options(given)
+
+    def test_docs__options_and_counters__are_described(self):
+        text = (harness.TOP / "docs" / "vllm.md").read_text(encoding="utf-8")
+        for option in OPTIONS:
+            self.assertIn(f"| `{option.key}` |", text)
+            self.assertIn(option.text, text)
+        for name in STATS:
+            self.assertIn(f"| `{name}` |", text)
 
     def test_meta__pickle__keeps_everything(self):
         import pickle

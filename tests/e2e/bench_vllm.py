@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kvcask costs a vLLM that finds nothing in it, and what a hit costs beside vLLM's own prefix cache.
+
+    with-engine bench_vllm.py [--dtype float32|bfloat16] [--tokens 1800] [--cold 20] [--hits 15] [--fault NAME] [--json] [--check]
+
+Two engines stand side by side on the same core, one with kvcask and one without, and get the same fresh prompts in turn, each first every other
+time. Per pair:
+    cold   time of generate(max_tokens=1) with kvcask to without, nothing stored anywhere; and CPU time of all processes, kvcaskd's too
+    hit    the same prompt again: with kvcask after a reset of vLLM's own cache, to vLLM's own cache in the engine without
+The median of the ratios, its 95 % bootstrap interval and its spread (interquartile range to median) are printed; --json: one object a line as
+`kvcask bench` prints them. --check: exit status 1 when a bar is missed (cold: upper end of the interval under 1.05, added CPU under 2 %; hit: 1.25).
+
+--fault: cold pairs while something is wrong: stopped, write-full, write-slow, read-slow, read-hang. With the last two each cold prompt
+is one that lies on the disk, so that the engine with kvcask promises a load that does not come: the first pays its deadline, the rest do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+
+import harness
+from harness import Daemon, Engine, Prompts, kv_config, say
+
+FAULTS = {
+    "stopped": None,
+    "write-full": "write:full",
+    "write-slow": "write:delay=2s",
+    "read-slow": "read:delay=2s",
+    "read-hang": "read:hang",
+}
+
+
+def quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    at = share * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    dice = random.Random(1)
+    medians = [statistics.median(dice.choices(ratios, k=len(ratios))) for _ in range(4000)]
+    return quantile(medians, 0.025), quantile(medians, 0.975)
+
+
+def process_cpu(pid: int) -> float:
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        rest = file.read().rsplit(")", 1)[1].split()
+    return (int(rest[11]) + int(rest[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Pair:
+    """One engine with kvcask, one without, and the daemon."""
+
+    def __init__(self, daemon: Daemon, ours: Engine, other: Engine, length: int, seed: int):
+        self.daemon, self.ours, self.other, self.length = daemon, ours, other, length
+        self.source = Prompts(seed)
+
+    def both(self, prompt: list[int], ours_first: bool) -> tuple[float, float]:
+        if ours_first:
+            ours = self.ours.generate([prompt], 1)
+            self.settle()
+            other = self.other.generate([prompt], 1)
+        else:
+            other = self.other.generate([prompt], 1)
+            ours = self.ours.generate([prompt], 1)
+            self.settle()
+        if ours["results"][0]["tokens"] != other["results"][0]["tokens"]:
+            self.differ += 1
+        return ours["seconds"], other["seconds"]
+
+    differ = 0
+
+    def cpu(self) -> tuple[float, float]:
+        ours = sum(self.ours.ask("cpu").values()) + process_cpu(self.daemon.process.pid)
+        return ours, sum(self.other.ask("cpu").values())
+
+    def settle(self) -> None:
+        """Writes of our prompt to the disk belong to its own CPU time, not to the other engine's clock."""
+        if self.flushes:
+            self.daemon.flush()
+
+    flushes = True
+
+
+def cold_pairs(pair: Pair, count: int, prompts: list | None = None) -> dict:
+    ours, other = [], []
+    before = pair.cpu()
+    for number in range(count):
+        prompt = prompts[number] if prompts else pair.source.fresh(pair.length)
+        a, b = pair.both(prompt, number % 2 == 0)
+        ours.append(a)
+        other.append(b)
+    after = pair.cpu()
+    cpu = (after[0] - before[0], after[1] - before[1])
+    return {"ours": ours, "other": other, "cpu": cpu}
+
+
+def hit_pairs(pair: Pair, count: int) -> dict:
+    ours, other = [], []
+    for number in range(count):
+        prompt = pair.source.fresh(pair.length)
+        pair.both(prompt, number % 2 == 0)
+        assert pair.ours.reset()
+        before = pair.ours.kvcask().get("loaded_blocks", 0)
+        if number % 2 == 0:
+            a = pair.ours.generate([prompt], 1)
+            b = pair.other.generate([prompt], 1)
+        else:
+            b = pair.other.generate([prompt], 1)
+            a = pair.ours.generate([prompt], 1)
+        loaded = pair.ours.kvcask()["loaded_blocks"] - before
+        assert loaded == (pair.length - 1) // harness.BLOCK, f"{loaded} blocks were loaded"
+        assert b["results"][0]["cached"] == loaded * harness.BLOCK, "vLLM's own cache did not hit"
+        ours.append(a["seconds"])
+        other.append(b["seconds"])
+    return {"ours": ours, "other": other}
+
+
+def report(case: str, found: dict, reference: str, as_json: bool) -> dict:
+    ratios = [a / b for a, b in zip(found["ours"], found["other"])]
+    low, high = interval(ratios)
+    result = {
+        "bench": "vllm",
+        "case": case,
+        "ours": round(statistics.median(found["ours"]) * 1e3, 2),
+        "reference": round(statistics.median(found["other"]) * 1e3, 2),
+        "reference_name": reference,
+        "unit": "ms",
+        "ratio": round(statistics.median(ratios), 4),
+        "spread": round((quantile(ratios, 0.75) - quantile(ratios, 0.25)) / statistics.median(ratios), 4),
+        "p50_us": round(statistics.median(found["ours"]) * 1e6),
+        "p99_us": round(quantile(found["ours"], 0.99) * 1e6),
+        "n": len(ratios),
+        "interval": [round(low, 4), round(high, 4)],
+    }
+    if as_json:
+        print(json.dumps(result), flush=True)
+    else:
+        print(
+            f"{case:28} {result['ours']:9.1f} ms   {reference} {result['reference']:9.1f} ms   ratio {result['ratio']:.3f} "
+            f"[{low:.3f}, {high:.3f}]   spread {result['spread']:.3f}   n {len(ratios)}",
+            flush=True,
+        )
+    return result
+
+
+def report_cpu(case: str, found: dict, as_json: bool) -> float:
+    ours, other = found["cpu"]
+    added = ours / other - 1
+    if as_json:
+        line = {
+            "bench": "vllm", "case": f"{case} cpu", "ours": round(ours, 2), "reference": round(other, 2),
+            "reference_name": "vLLM alone", "unit": "CPU s", "ratio": round(ours / other, 4), "spread": 0.0,
+            "p50_us": 0, "p99_us": 0, "n": len(found["ours"]),
+        }  # fmt: skip
+        print(json.dumps(line), flush=True)
+    else:
+        print(f"{case + ' CPU':28} {ours:9.2f} s    vLLM alone {other:9.2f} s    added {added * 100:.1f} %", flush=True)
+    return added
+
+
+def bench_faults(pair: Pair, name: str, count: int, case: str, as_json: bool) -> list[bool]:
+    prompts = None
+    if name.startswith("read"):
+        # On the disk and not in memory: stored, then pushed out by others.
+        prompts = [pair.source.fresh(pair.length) for _ in range(count)]
+        for prompt in prompts:
+            pair.ours.generate([prompt], 1)
+            pair.daemon.flush()
+        for _ in range(4):
+            pair.ours.generate([pair.source.fresh(pair.length)], 1)
+            pair.daemon.flush()
+        assert pair.ours.reset()
+    pair.flushes = False
+    if FAULTS[name] is None:
+        pair.daemon.signal(signal.SIGSTOP)
+    else:
+        pair.daemon.admin("fault", {"set": FAULTS[name]})
+    try:
+        found = cold_pairs(pair, count, prompts)
+    finally:
+        pair.daemon.signal(signal.SIGCONT)
+        if FAULTS[name] is not None:
+            pair.daemon.admin("fault", {"set": ""})
+    say(f"first request {found['ours'][0]:.2f} s, vLLM alone {found['other'][0]:.2f} s")
+    result = report(f"{case} {name}", found, "vLLM alone", as_json)
+    return [result["interval"][1] < 1.05]
+
+
+def main(arguments: argparse.Namespace) -> bool:
+    good = []
+    case = f"{arguments.dtype} {arguments.tokens}"
+    with harness.workplace("bench") as folder:
+        memory = "256MiB" if (arguments.fault or "").startswith("read") else "2GiB"
+        daemon = Daemon(folder, memory__capacity=memory, disk__capacity="8GiB").start()
+        try:
+            with Engine(kv_config(daemon), arguments.dtype) as ours, Engine(None, arguments.dtype) as other:
+                pair = Pair(daemon, ours, other, arguments.tokens, arguments.seed)
+                for number in range(2):
+                    pair.both(pair.source.fresh(pair.length), number == 0)
+                time.sleep(1.0)
+                if arguments.fault:
+                    good += bench_faults(pair, arguments.fault, arguments.cold, f"cold {case}", arguments.json)
+                elif arguments.cold:
+                    found = cold_pairs(pair, arguments.cold)
+                    good.append(report(f"cold {case}", found, "vLLM alone", arguments.json)["interval"][1] < 1.05)
+                    good.append(report_cpu(f"cold {case}", found, arguments.json) < 0.02)
+                if arguments.hits and not arguments.fault:
+                    found = hit_pairs(pair, arguments.hits)
+                    good.append(report(f"hit {case}", found, "vLLM's prefix cache", arguments.json)["ratio"] < 1.25)
+                if arguments.dtype == "float32":
+                    assert pair.differ == 0, f"{pair.differ} first tokens differ"
+        finally:
+            daemon.kill()
+    return all(good)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="kvcask beside a real vLLM: cold and hit")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--tokens", type=int, default=1800)
+    parser.add_argument("--cold", type=int, default=20)
+    parser.add_argument("--hits", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=41)
+    parser.add_argument("--fault", choices=sorted(FAULTS))
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    harness.need_engine()
+    with harness.machine():
+        passed = main(given)
+    if given.check and not passed:
+        print("FAILED: a bar was missed")
+        sys.exit(1)
