@@ -132,6 +132,30 @@ static void learn(const struct message *message)
 	}
 }
 
+/* A new process with a new program: RocksDB's threads do not live through a fork. */
+static void become_child(const struct disk_store *store, int fd)
+{
+	char seed[32], number[16];
+
+	snprintf(seed, sizeof(seed), "%llu", (unsigned long long)seeds_end + 1);
+	snprintf(number, sizeof(number), "%d", fd);
+	execl("/proc/self/exe", "test_disk_kill", "child", io, store->folder, seed, number, (char *)NULL);
+	_exit(4);
+}
+
+static int child_main(char **argv)
+{
+	struct disk_store *store = kvci_alloc_zero(1, sizeof(*store));
+
+	kvci_log_set_level(KVCI_LOG_ERROR);
+	store->capacity = "96MiB";
+	store->segment = "4MiB";
+	store->io = argv[2];
+	snprintf(store->folder, sizeof(store->folder), "%s", argv[3]);
+	work(store, atoi(argv[5]), strtoull(argv[4], NULL, 10));
+	return 5;
+}
+
 /* One life of the child. */
 static void live_and_die(struct disk_store *store, unsigned delay_us)
 {
@@ -145,8 +169,7 @@ static void live_and_die(struct disk_store *store, unsigned delay_us)
 	assert_true(child >= 0);
 	if (child == 0) {
 		close(ends[0]);
-		kvci_log_set_level(KVCI_LOG_ERROR);
-		work(store, ends[1], seeds_end + 1);
+		become_child(store, ends[1]);
 	}
 	close(ends[1]);
 	/* It has to have begun: the first word, then the random time. */
@@ -247,6 +270,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_disk__killed_at_random__flushed_is_there_and_nothing_is_wrong),
 	};
 
+	if (argc == 6 && strcmp(argv[1], "child") == 0)
+		return child_main(argv);
 	if (argc > 1)
 		io = argv[1];
 	if (argc > 2)
