@@ -538,6 +538,9 @@ class SchedulerHalf:
         # This engine is safe at once; the epochs make it durable and hold for the others. What fails is tried again by the next call.
         self._unraised.update(self._descs)
         self._change_generation()
+        if self._delayed or any(tracked.stores_open for tracked in self._tracked.values()):
+            # A store that is about to reserve would get the new epoch for what the old weights computed. It takes milliseconds.
+            return False
         for key, desc in list(self._unraised.items()):
             try:
                 space = self._client.space(desc, self._layout.form())
