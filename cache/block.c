@@ -220,16 +220,34 @@ bool kvci_block_reap(struct kvci_cache *cache, uint32_t number)
 	return true;
 }
 
-void kvci_block_touch(struct kvci_cache *cache, uint32_t number)
+static void block_touch_run(struct kvci_cache *cache, struct kvci_arena *arena, const uint32_t *numbers, uint32_t count)
 {
-	struct kvci_block *block = kvci_block_at(cache, number);
+	if (arena != NULL && count != 0)
+		cache->config.policy->touch_chain(arena->policy, numbers, count, cache->now_ns);
+}
 
-	block->last_used = kvci_cache_time(cache);
-	if ((block->flags & KVCI_BLOCK_MEMORY) == 0)
-		return;
-	struct kvci_slab *slab = cache->slabs[block->spot.slot];
-	slab->newest_use_ns = cache->now_ns;
-	cache->config.policy->touch(slab->arena->policy, number, cache->now_ns);
+void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, uint32_t hits)
+{
+	uint32_t now = kvci_cache_time(cache), end = count; /* [i, end): a run in one arena */
+	struct kvci_arena *run = NULL;
+
+	for (uint32_t i = count; i-- > 0;) {
+		struct kvci_block *block = kvci_block_at(cache, numbers[i]);
+		struct kvci_arena *arena = NULL;
+		block->last_used = now;
+		block->hits = block->hits + hits > UINT16_MAX ? UINT16_MAX : (uint16_t)(block->hits + hits);
+		if ((block->flags & KVCI_BLOCK_MEMORY) != 0) {
+			struct kvci_slab *slab = cache->slabs[block->spot.slot];
+			slab->newest_use_ns = cache->now_ns;
+			arena = slab->arena;
+		}
+		if (arena != run) {
+			block_touch_run(cache, run, numbers + i + 1, end - i - 1);
+			run = arena;
+			end = i + 1;
+		}
+	}
+	block_touch_run(cache, run, numbers, end);
 }
 
 void kvci_block_extent(const struct kvci_cache *cache, const struct kvci_block *block, struct kvci_extent *ret_extent)

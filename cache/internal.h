@@ -50,7 +50,7 @@ struct kvci_spot {
 };
 
 enum {
-	KVCI_BLOCK_MEMORY = 1 << 0,    /* sealed in memory and in its arena's policy */
+	KVCI_BLOCK_MEMORY = 1 << 0,    /* sealed in memory, and in its arena's policy */
 	KVCI_BLOCK_RESERVED = 1 << 1,  /* being stored; io: its reservation */
 	KVCI_BLOCK_LOADING = 1 << 2,   /* waits for or is under a read; io: the read */
 	KVCI_BLOCK_WRITING = 1 << 3,   /* the device reads its extent; io: the write */
@@ -442,7 +442,8 @@ void kvci_block_forget(struct kvci_cache *cache, uint32_t number, enum kvci_miss
 void kvci_block_evict(struct kvci_cache *cache, uint32_t number);
 /* Forgets it when it is stale, or kept nowhere any more; true when it did. */
 bool kvci_block_reap(struct kvci_cache *cache, uint32_t number);
-void kvci_block_touch(struct kvci_cache *cache, uint32_t number);
+/* They are in use: from last to first, so that the end of a chain leaves memory before its beginning. hits: what each gains. */
+void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, uint32_t hits);
 void kvci_block_extent(const struct kvci_cache *cache, const struct kvci_block *block, struct kvci_extent *ret_extent);
 /* What a dead or unreachable block answers to a load. */
 kvc_status_t kvci_miss_status(enum kvci_miss miss);

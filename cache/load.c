@@ -28,11 +28,15 @@ static void load_unlink(struct kvci_load *load)
 
 /* One block has its status. With the last one the load is over, and may be gone when this returns. */
 static void load_answer(struct kvci_cache *cache, struct kvci_load *load, uint32_t index, kvc_status_t status,
-                        const struct kvci_extent *extent)
+                        const struct kvci_extent *extent, bool waited)
 {
 	kvci_cache_count(cache, status == KVC_OK ? KVCI_STAT_LOAD_BLOCKS : KVCI_STAT_LOAD_FAILED_BLOCKS, 1);
-	if (--load->waiting == 0)
+	if (--load->waiting == 0) {
+		const struct kvci_lease *lease = load->cache_private[0];
+		if (waited) /* reads came in any order: the chain is put in its own again */
+			kvci_block_touch_chain(cache, lease->blocks + load->first, load->count, 0);
 		load_unlink(load);
+	}
 	load->ready(load, index, status, extent);
 }
 
@@ -45,7 +49,7 @@ void kvci_waiter_answer(struct kvci_cache *cache, struct kvci_waiter *waiter, kv
 	kvci_list_remove(&waiter->in_read);
 	kvci_list_remove(&waiter->in_load);
 	kvci_pool_give(&cache->disk.waiters, waiter->number);
-	load_answer(cache, load, index, status, extent);
+	load_answer(cache, load, index, status, extent, true);
 }
 
 void kvci_load_end(struct kvci_cache *cache, struct kvci_load *load, bool notify)
@@ -140,13 +144,12 @@ kvc_status_t kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load,
 	client->loads = load;
 
 	uint32_t first = load->first, count = load->count;
-	for (uint32_t i = count; i-- > 0;)
-		kvci_block_touch(cache, lease->blocks[first + i]);
+	kvci_block_touch_chain(cache, lease->blocks + first, count, 0);
 	for (uint32_t i = 0; i < count; i++) {
 		status = load_block(cache, load, i, lease->blocks[first + i], &extent);
 		if (status == KVC_PENDING)
 			continue;
-		load_answer(cache, load, i, status, status == KVC_OK ? &extent : NULL); /* with the last, the load is gone */
+		load_answer(cache, load, i, status, status == KVC_OK ? &extent : NULL, false); /* with the last, the load is gone */
 	}
 	kvci_read_pump(cache);
 	return KVC_OK;

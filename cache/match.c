@@ -135,19 +135,15 @@ static void match_prefix(struct kvci_cache *cache, const struct kvci_binding *bi
 	}
 }
 
-/* From last to first, so that the end of a chain leaves memory before its beginning. */
+/* They were used. What is not on the disk may be worth writing now. */
 static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count)
 {
-	bool writes = kvci_cache_has_disk(cache) && cache->config.write_mode != KVCI_WRITE_OFF;
-
-	for (uint32_t i = count; i-- > 0;) {
-		struct kvci_block *block = kvci_block_at(cache, numbers[i]);
-		if (block->hits != UINT16_MAX)
-			block->hits++;
-		kvci_block_touch(cache, numbers[i]);
-		if (writes && block->place.generation == 0)
+	kvci_block_touch_chain(cache, numbers, count, 1);
+	if (!kvci_cache_has_disk(cache) || cache->config.write_mode == KVCI_WRITE_OFF)
+		return;
+	for (uint32_t i = 0; i < count; i++)
+		if (kvci_block_at(cache, numbers[i])->place.generation == 0)
 			kvci_write_touched(cache, numbers[i]);
-	}
 }
 
 /* ---- leases ---- */

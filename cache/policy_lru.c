@@ -78,6 +78,34 @@ static void lru_touch(struct kvc_policy *policy, uint32_t node, uint64_t now_ns)
 	lru_insert(policy, node, 0, now_ns);
 }
 
+/* A chain that was touched as one lies in the list as one: whole runs of it are moved, and most of its nodes only read. */
+static void lru_touch_chain(struct kvc_policy *policy, const uint32_t *nodes, uint32_t count, uint64_t now_ns)
+{
+	struct lru *lru = (struct lru *)policy;
+
+	(void)now_ns;
+	while (count > 0) {
+		uint32_t first = nodes[--count]; /* the oldest of the run */
+		struct lru_node *oldest = lru_at(lru, first), *newest = oldest;
+		uint32_t last = first;
+		while (count > 0 && newest->newer == nodes[count - 1]) {
+			last = nodes[--count];
+			newest = lru_at(lru, last);
+		}
+		if (lru->newest == last)
+			continue;
+		lru_at(lru, newest->newer)->older = oldest->older;
+		if (oldest->older != KVC_POLICY_NO_NODE)
+			lru_at(lru, oldest->older)->newer = newest->newer;
+		else
+			lru->oldest = newest->newer;
+		lru_at(lru, lru->newest)->newer = first;
+		oldest->older = lru->newest;
+		newest->newer = KVC_POLICY_NO_NODE;
+		lru->newest = last;
+	}
+}
+
 static uint32_t lru_victim(struct kvc_policy *policy, uint32_t after)
 {
 	const struct lru *lru = (const struct lru *)policy;
@@ -96,4 +124,5 @@ const struct kvc_policy_ops kvc_policy_lru_ops = {
 	.touch = lru_touch,
 	.remove = lru_remove,
 	.victim = lru_victim,
+	.touch_chain = lru_touch_chain,
 };

@@ -120,6 +120,7 @@ static void check_table(const struct kvc_policy_ops *ops)
 	assert_non_null(ops->touch);
 	assert_non_null(ops->remove);
 	assert_non_null(ops->victim);
+	assert_non_null(ops->touch_chain);
 	ops->destroy(NULL);
 }
 
@@ -204,6 +205,39 @@ static void check_suffixes_leave_first(const struct kvc_policy_ops *ops)
 	bench_end(&bench);
 }
 
+/* A chain touched at once is a chain touched node by node. */
+static void check_chain_is_each(const struct kvc_policy_ops *ops)
+{
+	static struct bench once, each;
+	uint32_t chain[64];
+
+	bench_begin(&once, ops);
+	bench_begin(&each, ops);
+	for (uint32_t node = 0; node < NODES; node++) {
+		bench_insert(&once, node);
+		bench_insert(&each, node);
+	}
+	for (unsigned step = 0; step < 3000; step++) {
+		uint32_t first = (uint32_t)(random_next() % 40) * 6, count = 1 + (uint32_t)(random_next() % 60);
+		for (uint32_t i = 0; i < count; i++) /* the same chains again and again, some with another branch or a node twice */
+			chain[i] = random_next() % 50 == 0 ? (uint32_t)(random_next() % NODES) : first + i;
+		ops->touch_chain(once.policy, chain, count, step);
+		kvc_policy_touch_each(each.policy, chain, count, step);
+		if (step % 20 == 0)
+			bench_check(&once);
+	}
+	uint32_t a = KVC_POLICY_NO_NODE, b = KVC_POLICY_NO_NODE;
+	do {
+		a = ops->victim(once.policy, a);
+		b = ops->victim(each.policy, b);
+		assert_int_equal(a, b);
+	} while (a != KVC_POLICY_NO_NODE);
+	ops->touch_chain(once.policy, chain, 0, 0);
+	bench_check(&once);
+	bench_end(&once);
+	bench_end(&each);
+}
+
 static int allow_none(void *context, size_t bytes)
 {
 	return 0;
@@ -234,6 +268,7 @@ EVERY_POLICY(empty_and_one)
 EVERY_POLICY(random_operations)
 EVERY_POLICY(pinned_are_skipped)
 EVERY_POLICY(suffixes_leave_first)
+EVERY_POLICY(chain_is_each)
 EVERY_POLICY(no_memory)
 
 int main(void)
@@ -244,6 +279,7 @@ int main(void)
 		cmocka_unit_test(test_policy__random_operations),
 		cmocka_unit_test(test_policy__pinned_are_skipped),
 		cmocka_unit_test(test_policy__suffixes_leave_first),
+		cmocka_unit_test(test_policy__chain_is_each),
 		cmocka_unit_test(test_policy__no_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

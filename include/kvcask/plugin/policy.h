@@ -19,7 +19,7 @@ enum { KVC_POLICY_ABI = 1 };
 
 #define KVC_POLICY_NO_NODE UINT32_MAX
 
-struct kvc_policy; /* each policy's struct begins with `const struct kvc_policy_ops *ops` */
+struct kvc_policy;
 
 /* What the brain offers a policy. */
 struct kvc_policy_env {
@@ -53,7 +53,21 @@ struct kvc_policy_ops {
 	void (*remove)(struct kvc_policy *policy, uint32_t node);
 	/* The best victim after `after` (KVC_POLICY_NO_NODE: the very best), without removing it: the brain skips pinned ones. */
 	uint32_t (*victim)(struct kvc_policy *policy, uint32_t after);
+	/* The same as touch() of nodes[count - 1], then of the one before it, and nodes[0] last: a match touches thousands at a time. A policy
+	 * that cannot do better takes kvc_policy_touch_each. */
+	void (*touch_chain)(struct kvc_policy *policy, const uint32_t *nodes, uint32_t count, uint64_t now_ns);
 };
+
+/* Each policy's struct begins with this. */
+struct kvc_policy {
+	const struct kvc_policy_ops *ops;
+};
+
+static inline void kvc_policy_touch_each(struct kvc_policy *policy, const uint32_t *nodes, uint32_t count, uint64_t now_ns)
+{
+	for (uint32_t i = count; i-- > 0;)
+		policy->ops->touch(policy, nodes[i], now_ns);
+}
 
 extern const struct kvc_policy_ops kvc_policy_lru_ops;
 
