@@ -77,8 +77,6 @@ static void slab_destroy(struct kvci_cache *cache, struct kvci_slab *slab)
 	struct kvci_arena *arena = slab->arena;
 	struct kvci_group *group = arena->group;
 
-	if (kvci_cache_has_disk(cache))
-		kvci_tier_unregister_memory(cache->disk.tier, slab->base, cache->config.slab_bytes);
 	cache->env.slab_destroy(cache->env.context, slab->id);
 	if (cache->draining == slab)
 		cache->draining = NULL;
@@ -166,8 +164,6 @@ static kvc_status_t arena_grow(struct kvci_cache *cache, struct kvci_group *grou
 	cache->slabs[slot] = slab;
 	cache->slot_turns[slot]++;
 	cache->slabs_used++;
-	if (kvci_cache_has_disk(cache))
-		kvci_tier_register_memory(cache->disk.tier, base, cache->config.slab_bytes); /* as far as it can */
 	if (slab->state == KVCI_SLAB_READY)
 		return KVC_OK;
 	group->waiting = slab;

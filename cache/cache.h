@@ -80,9 +80,9 @@ struct kvci_cache_env {
 	void *context;
 	uint64_t (*now_ns)(void *context);
 	/* Makes slab `slab` of `bytes`, mapped read-write for the daemon at *ret_base. owner: the client whose store slab it will be, 0 for a
-	 * load slab. A store slab is usable only after kvci_cache_slab_ready. NO_MEMORY, IO. */
+	 * load slab. A store slab is usable only after kvci_cache_slab_ready. Whoever makes it registers it with the disk, if at all. NO_MEMORY, IO. */
 	kvc_status_t (*slab_create)(void *context, uint32_t slab, uint64_t bytes, uint32_t owner, void **ret_base);
-	/* Nothing in it is held. Clients may still map it; its bytes never come back into use. */
+	/* Nothing in it is held, and no request of the disk is under way in it. Clients may still map it; its bytes never come back into use. */
 	void (*slab_destroy)(void *context, uint32_t slab);
 	/* Runs job->run elsewhere and job->done later on the owner thread. */
 	void (*run_job)(void *context, struct kvci_job *job);

@@ -75,7 +75,7 @@ void kvci_cache_disk_damaged(struct kvci_cache *cache, uint32_t binding, const u
 	kvci_block_place_set(cache, number, &none);
 }
 
-/* On a worker. Header and table are checked on a copy: the owner of the slab may write there at any time. */
+/* On a worker. Header and table are a copy: the owner of the slab may write there at any time, and the disk's seal is written there. */
 static void damage_run(struct kvci_job *job)
 {
 	struct kvci_verify *verify = (struct kvci_verify *)(void *)job;
@@ -84,7 +84,6 @@ static void damage_run(struct kvci_job *job)
 	const struct kvci_record_header *parsed;
 
 	verify->status = KVC_CORRUPT;
-	memcpy(verify->head, verify->record, verify->head_bytes);
 	if (header->section_count != verify->section_count || kvci_record_checksum(header) != verify->record_checksum ||
 	    kvci_record_parse(header, verify->head_bytes, &parsed, &sections) != KVC_OK ||
 	    parsed->record_bytes != verify->record_bytes)
@@ -154,6 +153,7 @@ void kvci_cache_report_damage(struct kvci_cache *cache, uint32_t client_id, cons
 	verify->head_bytes = sizeof(struct kvci_record_header) + verify->section_count * sizeof(struct kvci_section_entry);
 	verify->record_bytes = binding->record_bytes;
 	verify->record_checksum = block->record_checksum;
+	memcpy(verify->head, verify->record, verify->head_bytes);
 	kvci_block_busy_begin(cache, number, KVCI_BLOCK_VERIFYING);
 	cache->env.run_job(cache->env.context, &verify->job);
 }

@@ -41,6 +41,8 @@ static void world_slab_destroy(void *context, uint32_t slab)
 
 	for (uint32_t i = 0; i < world->slab_count; i++) {
 		if (world->slabs[i].id == slab) {
+			if (world->disk != NULL) /* it knows of no request in there, or it traps */
+				kvci_tier_unregister_memory(world->disk, world->slabs[i].base, world->slabs[i].bytes);
 			munmap(world->slabs[i].base, world->slabs[i].bytes);
 			world->slabs[i] = world->slabs[--world->slab_count];
 			return;
@@ -147,6 +149,7 @@ void world_fini(struct world *world, struct kvc_tier **ret_disk)
 		*ret_disk = ram_tier_reopen(world->disk);
 	else if (world->disk != NULL)
 		kvci_tier_close(world->disk);
+	world->disk = NULL;
 	kvci_cache_destroy(world->cache);
 	assert_int_equal(world->slab_count, 0);
 }
