@@ -29,7 +29,7 @@ static void ask_answered(struct kvc_client *client, struct call *call, const str
 	*fd = -1;
 	if (answer->status == KVC_OK && self->ask->reply != NULL)
 		memcpy(self->ask->reply, client->window + reply_offset, self->ask->reply_bytes);
-	op_done(&self->op, answer->status == KVC_PENDING ? KVC_INTERNAL : answer->status);
+	op_done(&self->op, answer->status);
 }
 
 static void ask_start(struct kvc_op *op)

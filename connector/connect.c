@@ -347,6 +347,18 @@ static void connect_heard(struct kvc_client *client)
 	client->silent = false;
 }
 
+bool connect_is_status(int32_t status)
+{
+	switch (status) {
+#define CONNECT_CASE(name, number, class_, text) case number:
+		KVC_STATUS_TABLE(CONNECT_CASE)
+#undef CONNECT_CASE
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void connect_answer(struct kvc_client *client, const struct kvci_message *answer, int *fd)
 {
 	struct call *call = connect_find(client, answer->tag);
@@ -358,6 +370,11 @@ static void connect_answer(struct kvc_client *client, const struct kvci_message 
 	}
 	if (client->state == CONNECTION_HELLO && answer->type != KVCI_MESSAGE_HELLO) {
 		connect_protest(client, "an answer before HELLO's");
+		return;
+	}
+	/* Only RESERVE may say "not yet"; for all others an op would wait for ever. */
+	if (!connect_is_status(answer->status) || (answer->status == KVC_PENDING && answer->type != KVCI_MESSAGE_RESERVE)) {
+		connect_protest(client, "an answer without a status");
 		return;
 	}
 	client->stats.round_trips++;

@@ -260,6 +260,8 @@ void connect_tell(struct kvc_client *client, const struct kvci_message *message)
 /* The call's op gave up on it. */
 void connect_gave_up(struct kvc_client *client, const struct kvc_op *op);
 struct call *connect_find(struct kvc_client *client, uint32_t tag);
+/* A number of the status table. */
+bool connect_is_status(int32_t status);
 /* Asks for a sign of life, to be missed by the next call. */
 void connect_ping(struct kvc_client *client);
 

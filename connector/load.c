@@ -137,7 +137,7 @@ static void load_take(struct load_op *self, const struct call *call, uint32_t in
 	if (block->extent.status == KVC_OK)
 		load_place(self, index);
 	else if (block->extent.status != KVC_PENDING)
-		load_settle(self, index, block->extent.status);
+		load_settle(self, index, connect_is_status(block->extent.status) ? block->extent.status : KVC_GONE);
 }
 
 void load_progress(struct kvc_client *client, struct call *call, const struct kvci_message *event)
@@ -169,7 +169,7 @@ static void load_answered(struct kvc_client *client, struct call *call, const st
 		if (status == KVC_OK)
 			load_take(self, call, i);
 		if (self->blocks[i].state == LOAD_WAITING)
-			load_settle(self, i, status == KVC_OK || status == KVC_PENDING ? KVC_GONE : status);
+			load_settle(self, i, status == KVC_OK ? KVC_GONE : status);
 	}
 	load_finish(self);
 	if (self->op.background)

@@ -51,7 +51,7 @@ static void match_answered(struct kvc_client *client, struct call *call, const s
 		if (answer->count < self->count)
 			client->stats.misses[self->result.miss] += self->count - answer->count;
 	}
-	op_done(&self->op, answer->status == KVC_PENDING ? KVC_INTERNAL : answer->status);
+	op_done(&self->op, answer->status);
 }
 
 static void match_start(struct kvc_op *op)

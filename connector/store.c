@@ -152,7 +152,7 @@ static void store_entry(struct store_op *self, uint32_t index, const struct kvci
 		store_back_to_waiting(self, index);
 		break;
 	default:
-		store_settle(self, index, entry->extent.status);
+		store_settle(self, index, connect_is_status(entry->extent.status) ? entry->extent.status : KVC_GONE);
 	}
 }
 
@@ -242,8 +242,10 @@ static void store_reserve_answered(struct kvc_client *client, struct call *call,
 		status = store_map_slab(self, answer, *fd);
 		if (status == KVC_OK)
 			return; /* reserving goes on when the slab is ready */
-		if (status == KVC_PROTOCOL)
+		if (status == KVC_PROTOCOL) { /* the op ends with the connection */
 			connect_protest(client, "a slab that is none");
+			return;
+		}
 		store_settle_waiting(self, status == KVC_NO_MEMORY ? KVC_NO_MEMORY : KVC_NO_SPACE);
 	}
 	store_reserved(client);
@@ -323,7 +325,7 @@ static void store_committed(struct kvc_client *client, struct call *call, const 
 		if (status == KVC_OK)
 			memcpy(&status, client->window + call->range_offset + at + i * sizeof(status), sizeof(status));
 		store_let_go(self, block);
-		store_settle(self, index, status == KVC_PENDING ? KVC_INTERNAL : status);
+		store_settle(self, index, status == KVC_PENDING || !connect_is_status(status) ? KVC_INTERNAL : status);
 		index = next;
 	}
 	self->blocked = false;

@@ -152,6 +152,12 @@ static bool script_nonsense(struct fake_server *server, const struct kvci_messag
 	case 8:
 		answer.type = 999;
 		break;
+	case 9:
+		answer.status = 12345;
+		break;
+	case 10:
+		answer.status = KVC_PENDING; /* of RESERVE a slab that is none */
+		break;
 	default:
 		send(server->socket_fd, raw, 1, MSG_NOSIGNAL);
 		return true;
@@ -191,7 +197,7 @@ static void check_nonsense(unsigned which, uint16_t call)
 
 static void test_nonsense__message__ends_the_connection(void **state)
 {
-	for (unsigned which = 0; which < 10; which++) {
+	for (unsigned which = 0; which < 12; which++) {
 		check_nonsense(which, KVCI_MESSAGE_MATCH);
 		if (which != 2)
 			check_nonsense(which, KVCI_MESSAGE_LOAD);
@@ -270,6 +276,42 @@ static void test_nonsense__bad_slabs__are_not_mapped(void **state)
 		assert_true(status == KVC_GONE || status == KVC_NO_SPACE);
 		world_end(&world);
 	}
+}
+
+static bool script_unsealed_slab(struct fake_server *server, const struct kvci_message *message)
+{
+	struct kvci_message answer = {.magic = KVCI_PROTO_MAGIC, .type = message->type, .tag = message->tag, .a = message->a};
+	int fd;
+
+	if (message->type != KVCI_MESSAGE_SLAB_GET)
+		return false;
+	fd = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (ftruncate(fd, (off_t)server->slab_bytes) != 0)
+		abort();
+	answer.b = server->slab_bytes;
+	fake_send(server, &answer, fd);
+	close(fd);
+	return true;
+}
+
+static void test_nonsense__slab_that_could_shrink__is_not_mapped(void **state)
+{
+	struct kvc_form form = fixture_form(4, 64);
+	struct kvc_request request = fixture_request("u");
+	struct kvc_match_result result;
+	struct fixture reader;
+
+	world_begin(&world, 0, 4);
+	store_and_lease("u");
+	fixture_open(&reader, world.target, 0, &form, 4);
+	assert_int_equal(kvc_match(reader.space, (const uint8_t(*)[32])reader.hashes, 4, &request, KVC_MATCH_LEASE, FIXTURE_SECOND, &result),
+	                 KVC_OK);
+	assert_int_equal(result.matched_blocks, 4);
+	fake_set_script(&world.server, script_unsealed_slab, NULL);
+	assert_int_equal(kvc_load(reader.space, &request, 0, 4, reader.pages_back, FIXTURE_SECOND, NULL), KVC_GONE);
+	fake_set_script(&world.server, NULL, NULL);
+	fixture_close(&reader);
+	world_end(&world);
 }
 
 static bool script_hello(struct fake_server *server, const struct kvci_message *message)
@@ -374,6 +416,7 @@ int main(void)
 		cmocka_unit_test(test_nonsense__message__ends_the_connection),
 		cmocka_unit_test(test_nonsense__reservation_outside_of_the_slab__is_refused),
 		cmocka_unit_test(test_nonsense__bad_slabs__are_not_mapped),
+		cmocka_unit_test(test_nonsense__slab_that_could_shrink__is_not_mapped),
 		cmocka_unit_test(test_nonsense__bad_hello__is_refused),
 		cmocka_unit_test(test_nonsense__admin_answer_of_no_length__is_refused),
 		cmocka_unit_test(test_nonsense__slab_goes_while_it_is_loaded_from__gives_bytes_or_gone),
