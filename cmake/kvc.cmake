@@ -20,6 +20,15 @@ function(kvc_module name)
 	target_link_libraries(kvc_${name} PUBLIC kvc_flags ${arg_LINK})
 endfunction()
 
+# Long forms of tests (environment KVC_LONG=1) take hours: so that ctest lets them.
+option(KVC_LONG "Time-outs for the long forms of the tests" OFF)
+function(kvc_test_timeout name seconds)
+	if(KVC_LONG)
+		math(EXPR seconds "${seconds} * 50")
+	endif()
+	set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds})
+endfunction()
+
 # kvc_test(NAME SOURCES... LINK libs... [LABEL unit|conform|...] [TIMEOUT s]): a cmocka program, run by ctest.
 function(kvc_test name)
 	cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "SOURCES;LINK;ARGS" ${ARGN})
@@ -33,7 +42,8 @@ function(kvc_test name)
 	target_link_libraries(${name} PRIVATE kvc_flags ${arg_LINK} PkgConfig::CMOCKA Threads::Threads)
 	set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 	add_test(NAME ${name} COMMAND ${name} ${arg_ARGS} WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-	set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+	set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL})
+	kvc_test_timeout(${name} ${arg_TIMEOUT})
 endfunction()
 
 # kvc_python_test(NAME SCRIPT [ARGS...] [LABEL ...] [TIMEOUT s]): a Python 3 script (standard library only) against our real programs.
@@ -50,6 +60,7 @@ function(kvc_python_test name script)
 	endif()
 	add_test(NAME ${name} COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_SOURCE_DIR}/${script} ${arg_ARGS}
 		WORKING_DIRECTORY ${CMAKE_BINARY_DIR})
-	set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77
+	set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} SKIP_RETURN_CODE 77
 		ENVIRONMENT "KVC_BUILD=${CMAKE_BINARY_DIR};KVC_SLOW=${slow}")
+	kvc_test_timeout(${name} ${arg_TIMEOUT})
 endfunction()
