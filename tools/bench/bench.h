@@ -27,6 +27,8 @@ struct bench_options {
 	const char *folder;  /* on a real disk: everything written goes into a fresh folder in it */
 	const char *daemon;  /* path of kvcaskd */
 	const char *only;    /* NULL, or a part of the case names to run */
+	const char *codec;   /* NULL: all codecs */
+	const char *kv[2];   /* .npy files of K and V; NULLs: made ones */
 };
 
 /* How a bar is read: the value named must be at least or at most `bar`. */
@@ -124,6 +126,7 @@ kvc_status_t bench_local(const struct bench_options *options, struct bench_repor
 kvc_status_t bench_match(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_disk(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_restart(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_codec(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_idle(const struct bench_options *options, struct bench_report *report);
 
 /* `kvcask bench ...`: argv[0] is "bench". Returns the exit status: 0 all bars met, 1 some bar missed, 2 wrong usage, 3 a bench failed. */

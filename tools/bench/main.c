@@ -22,6 +22,7 @@ static const struct bench_entry bench_table[] = {
 	{ "index", bench_index, "8,192 look-ups against a million blocks; its growth, step by step" },
 	{ "brain", bench_brain, "matches, leases and stores of the brain by itself" },
 	{ "keys", bench_keys, "key chain of 128 K tokens against the bare hashing" },
+	{ "codec", bench_codec, "ratio and speed of each codec, beside memcpy" },
 	{ "copy", bench_copy, "gather and scatter with checksum against memcpy, without a daemon" },
 };
 
@@ -30,7 +31,7 @@ enum { BENCH_TABLE_COUNT = sizeof(bench_table) / sizeof(bench_table[0]) };
 static void main_usage(FILE *out)
 {
 	fprintf(out, "usage: kvcask bench [NAME ...] [--json] [--quick] [--pairs N] [--only TEXT] [--folder DIR]\n"
-	             "                    [--daemon FILE] [--progress]\n"
+	             "                    [--daemon FILE] [--progress] [--codec NAME] [--kv K.npy V.npy]\n"
 	             "Measures kvcask beside a reference, in turns, in one run. NAMEs (none: all):\n");
 	for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
 		fprintf(out, "  %-10s %s\n", bench_table[i].name, bench_table[i].text);
@@ -40,6 +41,8 @@ static void main_usage(FILE *out)
 	             "  --only TEXT    only the cases with TEXT in \"bench.case\"\n"
 	             "  --folder DIR   on a real disk, for what is written (default: the current one)\n"
 	             "  --daemon FILE  kvcaskd (default: beside this program)\n"
+	             "  --codec NAME   codec: this one only\n"
+	             "  --kv K.npy V.npy  codec: bf16 as uint16 [layers, tokens, heads, dims], not what the bench makes up\n"
 	             "  --progress     say on stderr what runs, also when that is no terminal\n"
 	             "Exit status: 0 all bars met, 1 a bar missed, 2 wrong usage, 3 a bench failed.\n",
 	        BENCH_PAIRS_MIN);
@@ -71,6 +74,7 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 		{ "pairs", required_argument, NULL, 'n' },    { "only", required_argument, NULL, 'o' },
 		{ "folder", required_argument, NULL, 'f' },   { "daemon", required_argument, NULL, 'd' },
 		{ "progress", no_argument, NULL, 'p' },       { "help", no_argument, NULL, 'h' },
+		{ "codec", required_argument, NULL, 'c' },    { "kv", required_argument, NULL, 'k' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int found;
@@ -95,6 +99,17 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 			break;
 		case 'd':
 			options->daemon = optarg;
+			break;
+		case 'c':
+			options->codec = optarg;
+			break;
+		case 'k': /* two names: the second is the next argument */
+			if (optind >= argc) {
+				main_usage(stderr);
+				return 2;
+			}
+			options->kv[0] = optarg;
+			options->kv[1] = argv[optind++];
 			break;
 		case 'p':
 			options->progress = true;

@@ -21,6 +21,7 @@ enum { KVC_CODEC_ABI = 1 };
 /* Numbers are stored in records: they never change meaning. */
 enum kvc_codec_id {
 	KVC_CODEC_RAW = 0,
+	KVC_CODEC_SPLIT = 1, /* lossless, floating-point elements */
 };
 
 /* What a part is made of. */

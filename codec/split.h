@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The parts of the codec `split`, for codec/split*.c only. An element is taken apart into one byte that is entropy-coded (the exponent, or
+ * what holds it) and the rest, which is stored as it is.
+ */
+#ifndef KVCI_SPLIT_H
+#define KVCI_SPLIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <kvcask/form.h>
+
+#include "codec/rans.h"
+
+enum split_kind { SPLIT_NONE, SPLIT_BF16, SPLIT_F16, SPLIT_F32, SPLIT_F8 };
+
+struct split_type {
+	enum split_kind kind;
+	uint32_t element_bytes;
+	uint32_t rest_bytes;    /* of an element: element_bytes - 1 */
+	uint8_t magnitude;      /* what of a coded byte tells how large a value is, in short: not its sign */
+};
+
+/* kind SPLIT_NONE: nothing that is worth taking apart. */
+struct split_type split_type_of(uint32_t dtype);
+
+/* split_planes.c: `count` elements to their coded bytes and their rests. */
+void split_apart(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests);
+/* And back: the elements first to first + count of `all`; `symbols` are theirs, `rests` and `raw` those of all. */
+void split_join(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, size_t first, size_t count, size_t all,
+                uint8_t *raw);
+
+enum { SPLIT_CHANNELS_MAX = 16384 };
+
+/* What the symbols of a part are coded by: the channels' classes and a table a class. Scratch of encode and decode. */
+struct split_model {
+	struct kvci_rans_map map; /* map.classes is `channels` below */
+	uint32_t classes;
+	uint16_t frequencies[KVCI_RANS_CLASSES_MAX][256];
+	uint16_t channels[SPLIT_CHANNELS_MAX];
+};
+
+/* What making a model needs besides. */
+struct split_counts {
+	uint32_t sums[SPLIT_CHANNELS_MAX];
+	uint32_t visits[SPLIT_CHANNELS_MAX / KVCI_RANS_GROUP]; /* of a group of channels */
+	uint32_t symbols[2][KVCI_RANS_CLASSES_MAX * 256];
+};
+
+/* split_model.c: how channels lie in a part of this form, as far as it is of use here; the channels' classes are not set. */
+void split_model_shape(struct split_model *model, const struct kvc_form *form, bool is_k);
+/* The channels' classes and tables from the symbols themselves. */
+void split_model_fit(struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude);
+/* About how many bytes of words the symbols will be. */
+size_t split_model_predict(const struct split_model *model, const struct split_counts *counts);
+
+/* Most bytes that split_model_write writes. */
+size_t split_model_bytes_max(const struct split_model *model);
+size_t split_model_write(const struct split_model *model, uint8_t *out);
+/* Untrusted bytes; moves *bytes on. */
+kvc_status_t split_model_read(struct split_model *model, const uint8_t **bytes, const uint8_t *end);
+
+#endif

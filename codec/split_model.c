@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * split: by which table each channel is coded.
+ *
+ * The exponents of a channel (one dimension of one head of K or V) are alike, those of different channels are not: their mean
+ * tells most of it. So the channels are sorted by it into up to four classes of equally many, with a table each: on real K 0.3 bits a value less than
+ * one table for all, for two bits a channel and part. More classes gain little, and their decoding tables would leave the fastest cache.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "codec/split.h"
+
+enum {
+	MODEL_KEYS = 4096,        /* means in steps of 1/16 */
+	MODEL_ROWS = 64,
+	MODEL_TWO_FROM = 4096,    /* symbols: below, one class */
+	MODEL_FOUR_FROM = 16384,
+	MODEL_HEAD_BYTES = 12,
+	MODEL_VERSION = 1,
+	MODEL_CLASS_SHIFT = KVCI_RANS_BITS - 8, /* from a channel's entry to its table of 256 */
+};
+
+static uint32_t model_channels(const struct split_model *model)
+{
+	return model->map.row * model->map.heads;
+}
+
+static void model_flat(struct split_model *model)
+{
+	model->map = (struct kvci_rans_map){ .row = KVCI_RANS_GROUP, .repeat = 1, .heads = 1, .classes = model->channels };
+}
+
+void split_model_shape(struct split_model *model, const struct kvc_form *form, bool is_k)
+{
+	struct kvci_rans_map *map = &model->map;
+	bool by_token = form->order == KVC_ORDER_NH || form->arrangement == KVC_KV_LATENT;
+
+	model_flat(model);
+	map->heads = form->kv_heads;
+	map->repeat = by_token ? 1 : form->engine_block_tokens;
+	map->row = form->arrangement == KVC_KV_FUSED ? form->head_dim_k + form->head_dim_v :
+	           form->arrangement == KVC_KV_LATENT || is_k ? form->head_dim_k : form->head_dim_v;
+	if (map->row % KVCI_RANS_GROUP != 0 && by_token && map->row <= SPLIT_CHANNELS_MAX && map->heads <= SPLIT_CHANNELS_MAX) {
+		map->row *= map->heads;
+		map->heads = 1;
+	}
+	if ((uint64_t)map->row * map->heads > SPLIT_CHANNELS_MAX) { /* the heads share their channels' classes */
+		map->heads = 1;
+		map->repeat = 1;
+	}
+	/* Bytes behind each page shift what follows. */
+	if (map->row % KVCI_RANS_GROUP != 0 || map->row == 0 || map->row > SPLIT_CHANNELS_MAX || form->page_extra_bytes != 0)
+		model_flat(model);
+}
+
+/* Which channels a row begins with. */
+static uint32_t model_row_channel(const struct kvci_rans_map *map, size_t row)
+{
+	return (uint32_t)(row / map->repeat % map->heads) * map->row;
+}
+
+/* Adds up one row; cut short, only as far as whole groups go. */
+static void model_sum_row(struct split_counts *counts, uint32_t first, const uint8_t *from, size_t length, uint8_t magnitude)
+{
+	for (size_t group = 0; group + KVCI_RANS_GROUP <= length; group += KVCI_RANS_GROUP) {
+		uint32_t *restrict sums = counts->sums + first + group;
+
+		for (uint32_t i = 0; i < KVCI_RANS_GROUP; i++)
+			sums[i] += from[group + i] & magnitude;
+		counts->visits[(first + group) / KVCI_RANS_GROUP]++;
+	}
+}
+
+/* Means need no more than about MODEL_ROWS rows of each head: of many periods (all heads' rows once) only every so many-th is taken. */
+static void model_sums(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count,
+                       uint8_t magnitude)
+{
+	uint32_t channels = model_channels(model), row_length = model->map.row;
+	size_t rows = (size_t)model->map.repeat * model->map.heads, period = rows * row_length;
+	size_t step = period * (1 + count / period * model->map.repeat / MODEL_ROWS);
+
+	memset(counts->sums, 0, channels * sizeof(*counts->sums));
+	memset(counts->visits, 0, channels / KVCI_RANS_GROUP * sizeof(*counts->visits));
+	for (size_t begin = 0; begin < count; begin += step)
+		for (size_t row = 0; row < rows && begin + row * row_length < count; row++) {
+			size_t at = begin + row * row_length, left = count - at;
+
+			model_sum_row(counts, model_row_channel(&model->map, row), symbols + at, left < row_length ? left : row_length,
+			              magnitude);
+		}
+}
+
+/* The channels in the order of their means, cut into classes of equally many. Equal means share a class. */
+static void model_classes(struct split_model *model, const struct split_counts *counts)
+{
+	uint32_t channels = model_channels(model), below = 0;
+	uint16_t keys[MODEL_KEYS] = { 0 }; /* first how many channels, then their class */
+
+	for (uint32_t channel = 0; channel < channels; channel++) {
+		uint32_t visits = counts->visits[channel / KVCI_RANS_GROUP];
+		uint32_t key = visits == 0 ? 0 : (uint32_t)(counts->sums[channel] * UINT64_C(16) / visits);
+
+		model->channels[channel] = (uint16_t)key;
+		keys[key]++;
+	}
+	for (uint32_t key = 0; key < MODEL_KEYS; key++) {
+		uint32_t here = keys[key], class;
+
+		if (here == 0)
+			continue;
+		class = (below + here / 2) * model->classes / channels;
+		keys[key] = (uint16_t)((class < model->classes ? class : model->classes - 1) << KVCI_RANS_BITS);
+		below += here;
+	}
+	for (uint32_t channel = 0; channel < channels; channel++)
+		model->channels[channel] = keys[model->channels[channel]];
+}
+
+static void model_histogram(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count)
+{
+	const uint32_t row_length = model->map.row;
+	uint32_t *restrict even = counts->symbols[0], *restrict odd = counts->symbols[1];
+
+	memset(counts->symbols, 0, sizeof(counts->symbols));
+	for (size_t row = 0; row * row_length < count; row++) {
+		const uint16_t *restrict classes = model->channels + model_row_channel(&model->map, row);
+		const uint8_t *restrict from = symbols + row * row_length;
+		size_t length = count - row * row_length < row_length ? count - row * row_length : row_length, i;
+
+		/* Two counters in turn: one increment need not wait for the one before it when the symbol is the same. Four at once, from two loads. */
+		for (i = 0; i + 4 <= length; i += 4) {
+			uint32_t four;
+			uint64_t four_classes;
+
+			memcpy(&four, from + i, sizeof(four));
+			memcpy(&four_classes, classes + i, sizeof(four_classes));
+			four_classes >>= MODEL_CLASS_SHIFT; /* nothing of a neighbour comes in: its lower bits are 0 */
+			even[(four_classes & 0xffff) | (four & 0xff)]++;
+			odd[(four_classes >> 16 & 0xffff) | (four >> 8 & 0xff)]++;
+			even[(four_classes >> 32 & 0xffff) | (four >> 16 & 0xff)]++;
+			odd[four_classes >> 48 | four >> 24]++;
+		}
+		for (; i < length; i++)
+			even[classes[i] >> MODEL_CLASS_SHIFT | from[i]]++;
+	}
+	for (uint32_t i = 0; i < model->classes * 256; i++)
+		even[i] += odd[i];
+}
+
+void split_model_fit(struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude)
+{
+	model->classes = count < MODEL_TWO_FROM ? 1 : count < MODEL_FOUR_FROM ? 2 : KVCI_RANS_CLASSES_MAX;
+	if (model_channels(model) <= KVCI_RANS_GROUP)
+		model->classes = 1;
+	if (model->classes == 1) {
+		model_flat(model);
+		memset(model->channels, 0, KVCI_RANS_GROUP * sizeof(*model->channels));
+	} else {
+		model_sums(model, counts, symbols, count, magnitude);
+		model_classes(model, counts);
+	}
+	model_histogram(model, counts, symbols, count);
+	for (uint32_t class = 0; class < model->classes; class++)
+		kvci_rans_normalise(counts->symbols[0] + (size_t)class * 256, model->frequencies[class]);
+}
+
+size_t split_model_predict(const struct split_model *model, const struct split_counts *counts)
+{
+	double bits = 0;
+
+	for (uint32_t class = 0; class < model->classes; class++)
+		for (uint32_t symbol = 0; symbol < 256; symbol++) {
+			uint32_t count = counts->symbols[0][class * 256 + symbol];
+
+			if (count != 0)
+				bits += count * (double)(KVCI_RANS_BITS - log2f(model->frequencies[class][symbol]));
+		}
+	return (size_t)(bits / 8);
+}
+
+size_t split_model_bytes_max(const struct split_model *model)
+{
+	return MODEL_HEAD_BYTES + model_channels(model) / 4 + (size_t)model->classes * KVCI_RANS_TABLE_BYTES_MAX;
+}
+
+static void model_put16(uint8_t *out, uint32_t value)
+{
+	out[0] = (uint8_t)value;
+	out[1] = (uint8_t)(value >> 8);
+}
+
+static uint32_t model_get16(const uint8_t *bytes)
+{
+	return bytes[0] | (uint32_t)bytes[1] << 8;
+}
+
+size_t split_model_write(const struct split_model *model, uint8_t *out)
+{
+	uint8_t *at = out + MODEL_HEAD_BYTES;
+	uint32_t channels = model_channels(model);
+
+	out[0] = MODEL_VERSION;
+	out[1] = (uint8_t)model->classes;
+	model_put16(out + 2, model->map.row / KVCI_RANS_GROUP);
+	model_put16(out + 4, model->map.heads);
+	model_put16(out + 6, 0);
+	model_put16(out + 8, model->map.repeat);
+	model_put16(out + 10, model->map.repeat >> 16);
+	if (model->classes > 1)
+		for (uint32_t channel = 0; channel < channels; channel += 4) {
+			uint32_t packed = 0;
+
+			for (uint32_t i = 0; i < 4; i++)
+				packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_BITS) << 2 * i;
+			*at++ = (uint8_t)packed;
+		}
+	for (uint32_t class = 0; class < model->classes; class++)
+		at += kvci_rans_table_write(model->frequencies[class], at);
+	return (size_t)(at - out);
+}
+
+static kvc_status_t model_read_channels(struct split_model *model, const uint8_t **bytes, const uint8_t *end)
+{
+	uint32_t channels = model_channels(model), worst = 0;
+	const uint8_t *at = *bytes;
+
+	if (model->classes == 1) {
+		memset(model->channels, 0, channels * sizeof(*model->channels));
+		return KVC_OK;
+	}
+	if ((size_t)(end - at) < channels / 4)
+		return KVC_CORRUPT;
+	for (uint32_t channel = 0; channel < channels; channel++) {
+		uint32_t class = at[channel / 4] >> 2 * (channel % 4) & 3;
+
+		model->channels[channel] = (uint16_t)(class << KVCI_RANS_BITS);
+		worst = class > worst ? class : worst;
+	}
+	*bytes = at + channels / 4;
+	return worst < model->classes ? KVC_OK : KVC_CORRUPT;
+}
+
+kvc_status_t split_model_read(struct split_model *model, const uint8_t **bytes, const uint8_t *end)
+{
+	const uint8_t *at = *bytes;
+	kvc_status_t status;
+
+	if (end - at < MODEL_HEAD_BYTES || at[0] != MODEL_VERSION || model_get16(at + 6) != 0)
+		return KVC_CORRUPT;
+	model->classes = at[1];
+	model->map = (struct kvci_rans_map){
+		.row = model_get16(at + 2) * KVCI_RANS_GROUP, .heads = model_get16(at + 4),
+		.repeat = model_get16(at + 8) | model_get16(at + 10) << 16, .classes = model->channels,
+	};
+	if (model->classes == 0 || model->classes > KVCI_RANS_CLASSES_MAX || model->map.row == 0 || model->map.heads == 0 ||
+	    model->map.repeat == 0 || (uint64_t)model->map.row * model->map.heads > SPLIT_CHANNELS_MAX)
+		return KVC_CORRUPT;
+	at += MODEL_HEAD_BYTES;
+	status = model_read_channels(model, &at, end);
+	for (uint32_t class = 0; status == KVC_OK && class < model->classes; class++)
+		status = kvci_rans_table_read(&at, end, model->frequencies[class]);
+	*bytes = at;
+	return status;
+}

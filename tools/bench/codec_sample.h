@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What `kvcask bench codec` codes: K and V in bf16, [layers][tokens][heads][dims], from .npy files or made. For tools/bench/codec*.c only.
+ */
+#ifndef BENCH_CODEC_SAMPLE_H
+#define BENCH_CODEC_SAMPLE_H
+
+#include <stdint.h>
+
+#include <kvcask/status.h>
+
+struct codec_sample {
+	uint32_t layers, tokens, heads, dims;
+	uint16_t *values; /* kvci_free */
+};
+
+/* A .npy file of uint16 with four dimensions, in C order. What is wrong is said on stderr; INVALID then. */
+kvc_status_t codec_sample_read(const char *path, struct codec_sample *ret_sample);
+/* Values whose exponents are spread as those of real K (is_k) or V: see the file. */
+kvc_status_t codec_sample_make(int is_k, struct codec_sample *ret_sample);
+uint64_t codec_sample_bytes(const struct codec_sample *sample);
+void codec_sample_fini(struct codec_sample *sample);
+
+#endif
