@@ -32,7 +32,7 @@ enum {
 	KVCI_BINDINGS_MAX = 262144,
 	KVCI_CLIENT_BUCKETS = 256,
 	KVCI_LEASE_BUCKETS = 4096,
-	KVCI_LEASES_MAX = 65536,        /* of one session */
+	KVCI_LEASES_MAX = 16384,        /* of one session: its end is one step */
 	KVCI_SEGMENTS_MAX = 1 << 24,
 	KVCI_GHOST_ENTRIES = 1 << 18,   /* 2 MiB, taken when the first block goes */
 	KVCI_STEP_BLOCKS = 1024,        /* that one step of background work touches */

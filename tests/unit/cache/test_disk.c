@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "cache/internal.h"
 
 struct fixture {
 	struct world world;
@@ -506,11 +507,15 @@ static void test_disk__owner_rewrites_header__not_written(void **state)
 	world_hash(5, hash); /* the sixth waits behind four that hang */
 	assert_int_equal(kvci_cache_find(f->world.cache, hash, 64, &cursor, 1, &info, 1, &count), KVC_OK);
 	memset(world_extent(&f->world, &info.extent), 0xff, 300); /* with a section count of four thousand millions */
+	world_hash(4, hash);
+	assert_int_equal(kvci_cache_find(f->world.cache, hash, 64, &cursor, 1, &info, 1, &count), KVC_OK);
+	world_extent(&f->world, &info.extent)[100] ^= 1; /* another parent */
 	ram_tier_faults(f->world.disk)->hang_writes = false;
 	world_run(&f->world);
-	assert_int_equal(world_stat(&f->world, KVCI_STAT_DISK_WRITE_BLOCKS), 5);
-	assert_int_equal(world_stat(&f->world, KVCI_STAT_DAMAGED_BLOCKS), 1);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_DISK_WRITE_BLOCKS), 4);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_DAMAGED_BLOCKS), 2);
 	assert_int_equal(disk_match(f, 1, 5, 1, 0, 0).end, KVCI_MISS_DAMAGED);
+	assert_int_equal(disk_match(f, 1, 4, 1, 0, 0).end, KVCI_MISS_DAMAGED);
 }
 
 static void test_disk__on_evict__written_before_it_leaves(void **state)
@@ -601,6 +606,72 @@ static void test_disk__no_memory_for_the_load__no_space_and_no_circuit(void **st
 	disk_check_loaded(f, &load, 3);
 }
 
+/* What the disk says of a place that is not the block's (any more) changes nothing. */
+static void test_disk__told_of_another_place__block_stays(void **state)
+{
+	struct fixture *f = *state;
+	const struct kvc_tier_events *events = &f->world.cache->disk.events;
+	struct kvci_block_info before, after;
+	struct kvc_tier_entry entry;
+	uint8_t hash[KVCI_HASH_BYTES];
+	uint64_t cursor = 0;
+	uint32_t count;
+
+	disk_fill(f, 3);
+	world_hash(1, hash);
+	assert_int_equal(kvci_cache_find(f->world.cache, hash, 64, &cursor, 1, &before, 1, &count), KVC_OK);
+	kvci_read_entry(f->world.cache, kvci_block_at(f->world.cache, kvci_index_find(f->world.cache->index, f->binding, hash)), &entry);
+	struct kvc_place other = before.place;
+	other.offset_4k += 1;
+	entry.place.offset_4k += 7;
+	events->moved(f->world.cache, &entry, &other);
+	assert_false(events->keep(f->world.cache, &entry));
+	entry.place = before.place;
+	entry.place.offset_4k--; /* an older record of the same key, found late */
+	events->index(f->world.cache, &entry, 1, true);
+	events->lost(f->world.cache, before.place.segment, before.place.generation - 1);
+	events->lost(f->world.cache, UINT32_MAX, UINT32_MAX);
+	entry.place = (struct kvc_place){ .segment = UINT32_MAX, .generation = 5, .length_4k = 1 };
+	entry.hash[0] ^= 1;
+	events->index(f->world.cache, &entry, 1, true);
+	assert_int_equal(kvci_cache_find(f->world.cache, hash, 64, &cursor, 1, &after, 1, &count), KVC_OK);
+	assert_int_equal(count, 1);
+	assert_memory_equal(&after.place, &before.place, sizeof(after.place));
+	events->lost(f->world.cache, before.place.segment, before.place.generation);
+	assert_int_equal(disk_match(f, 1, 1, 1, 0, 0).end, KVCI_MISS_EVICTED);
+}
+
+static void test_disk__verify_found_it_damaged__place_goes_memory_stays(void **state)
+{
+	struct fixture *f = *state;
+	struct kvci_block_info info;
+	enum kvci_miss miss;
+	uint8_t hash[KVCI_HASH_BYTES];
+
+	for (uint64_t key = 0; key < 2; key++)
+		assert_int_equal(world_store(&f->world, 1, f->binding, key, key), KVC_OK);
+	world_run(&f->world);
+	world_hash(0, hash);
+	assert_int_equal(kvci_cache_explain(f->world.cache, f->binding, hash, &miss, &info), KVC_OK);
+	assert_int_equal(miss, KVCI_MISS_NONE);
+	assert_true(info.in_memory && info.on_disk);
+	kvci_cache_disk_damaged(f->world.cache, f->binding, hash, &info.place);
+	assert_int_equal(kvci_cache_explain(f->world.cache, f->binding, hash, &miss, &info), KVC_OK);
+	assert_true(info.in_memory && !info.on_disk);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_DAMAGED_BLOCKS), 1);
+	world_check(&f->world);
+	disk_fill(f, 0);
+	world_hash(1, hash);
+	assert_int_equal(kvci_cache_explain(f->world.cache, f->binding, hash, &miss, &info), KVC_OK);
+	assert_true(!info.in_memory && info.on_disk);
+	kvci_cache_disk_damaged(f->world.cache, f->binding, hash, &info.place);
+	kvci_cache_disk_damaged(f->world.cache, f->binding, hash, &info.place);
+	assert_int_equal(kvci_cache_explain(f->world.cache, f->binding, hash, &miss, &info), KVC_OK);
+	assert_int_equal(miss, KVCI_MISS_DAMAGED);
+	assert_int_equal(kvci_cache_explain(f->world.cache, 99, hash, &miss, &info), KVC_NOT_FOUND);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_DAMAGED_BLOCKS), 2);
+}
+
 int main(void)
 {
 #define DISK_TEST(name) cmocka_unit_test_setup_teardown(name, disk_setup, disk_teardown)
@@ -625,6 +696,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_disk__on_evict__flush_writes_all, disk_setup_on_evict, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_disk__after_hits__written_at_the_nth, disk_setup_after_hits, disk_teardown),
 		DISK_TEST(test_disk__dropped__gone_for_ever),
+		DISK_TEST(test_disk__told_of_another_place__block_stays),
+		DISK_TEST(test_disk__verify_found_it_damaged__place_goes_memory_stays),
 		DISK_TEST(test_disk__no_memory_for_the_load__no_space_and_no_circuit),
 	};
 

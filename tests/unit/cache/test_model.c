@@ -777,7 +777,7 @@ static uint64_t model_turns(void)
 {
 	const char *text = getenv("KVC_TEST_TURNS");
 
-	return text != NULL ? strtoull(text, NULL, 10) : 60000;
+	return text != NULL ? strtoull(text, NULL, 10) : 100000;
 }
 
 static uint64_t model_seed(void)

@@ -25,11 +25,13 @@ static kvc_status_t world_slab_create(void *context, uint32_t slab, uint64_t byt
 	if (world->slab_failure != KVC_OK)
 		return world->slab_failure;
 	assert_true(world->slab_count < WORLD_SLABS);
+	assert_true(slab / 8 < sizeof(world->slab_ids));
+	assert_int_equal(world->slab_ids[slab / 8] >> slab % 8 & 1, 0); /* ids are never used again */
+	world->slab_ids[slab / 8] |= (uint8_t)(1u << slab % 8);
 	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	assert_true(base != MAP_FAILED);
 	world->slabs[world->slab_count++] =
 		(struct world_slab){ .id = slab, .owner = owner, .bytes = bytes, .base = base };
-	world->slabs_made++;
 	assert_true(world->slab_count <= world->config.memory_bytes / world->config.slab_bytes);
 	*ret_base = base;
 	return KVC_OK;

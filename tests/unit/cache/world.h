@@ -38,7 +38,8 @@ struct world {
 	struct kvci_stats stats;
 	uint64_t now_ns;
 	struct world_slab slabs[WORLD_SLABS];
-	uint32_t slab_count, slabs_made;
+	uint32_t slab_count;
+	uint8_t slab_ids[1 << 17]; /* a bit for each that was ever made */
 	kvc_status_t slab_failure; /* not OK: no slab can be made */
 	kvc_status_t save_failure;
 	bool save_later;
