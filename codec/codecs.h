@@ -10,7 +10,9 @@
 /* X(ops): one line a codec, in the order of their ids. */
 #define KVCI_CODECS(X) \
 	X(kvc_codec_raw_ops) \
-	X(kvc_codec_split_ops)
+	X(kvc_codec_split_ops) \
+	X(kvc_codec_zstd_ops) \
+	X(kvc_codec_lz4_ops)
 
 #define KVCI_CODEC_DECLARE(ops) extern const struct kvc_codec_ops ops;
 KVCI_CODECS(KVCI_CODEC_DECLARE)

@@ -22,6 +22,8 @@ enum { KVC_CODEC_ABI = 1 };
 enum kvc_codec_id {
 	KVC_CODEC_RAW = 0,
 	KVC_CODEC_SPLIT = 1, /* lossless, floating-point elements */
+	KVC_CODEC_ZSTD = 2,  /* lossless, any bytes */
+	KVC_CODEC_LZ4 = 3,   /* the same */
 };
 
 /* What a part is made of. */
