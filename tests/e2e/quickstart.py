@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's part of tools/quickstart: a real vLLM beside a daemon, and what that saves, as a table.
 
-    quickstart.py --folder DIR --config kvcaskd.yaml --socket PATH [--json]
+    quickstart.py --folder DIR --config kvcaskd.yaml --socket PATH [--json] [--look COMMAND...]
 
-kvcaskd is started with that config and stopped again (its folder keeps what was stored).
+kvcaskd is started with that config and stopped again (its folder keeps what was stored); COMMAND is run when all is done, while it still runs.
     (e) vLLM alone, cold           (f) vLLM alone, its own prefix cache
     (a) with kvcask, cold          (b) the same prompts again, vLLM's own cache emptied
     (c) a second engine process    (d) after a restart of daemon and engine, from disk
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,7 +101,6 @@ def with_kvcask(daemon: Given, prompts: list) -> list[dict]:
     with Engine(kv_config(daemon)) as engine:
         warm(engine, 4)
         rows.append(measure(engine, prompts, "(d) after a restart, from disk"))
-    daemon.stop()
     return rows
 
 
@@ -144,14 +144,17 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         rows = alone(prompts)
         rows = sorted(with_kvcask(daemon, prompts) + rows, key=lambda row: row["name"])
+        identical = all(row["tokens"] == rows[0]["tokens"] for row in rows)
+        if arguments.json:
+            print(json.dumps({"rows": rows, "identical": identical}), flush=True)
+        else:
+            print_table(rows, identical)
+        failures = wrong(rows) + ([] if identical else ["tokens differ"])
+        if arguments.look and subprocess.run(arguments.look, stdin=subprocess.DEVNULL).returncode != 0:
+            failures.append("the look inside failed")
+        daemon.stop()
     finally:
         daemon.kill()
-    identical = all(row["tokens"] == rows[0]["tokens"] for row in rows)
-    if arguments.json:
-        print(json.dumps({"rows": rows, "identical": identical}))
-    else:
-        print_table(rows, identical)
-    failures = wrong(rows) + ([] if identical else ["tokens differ"])
     for failure in failures:
         print(f"quickstart: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -163,6 +166,7 @@ if __name__ == "__main__":
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--socket", required=True)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--look", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     harness.need_engine()
     os.environ.setdefault("KVC_E2E_DIR", str(given.folder))

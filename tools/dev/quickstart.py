@@ -57,14 +57,33 @@ def choose_sizes(folder: Path) -> tuple[int, int]:
     return memory // MIB * MIB, disk // MIB * MIB
 
 
-class Store:
+class Tool:
+    """kvcask, asking the daemon at a socket."""
+
+    def __init__(self, build: Path, socket: str):
+        self.build, self.socket = build, socket
+
+    def ask(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run([self.build / "bin" / "kvcask", *arguments, "--socket", self.socket], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, text=True)
+        if check and done.returncode != 0:
+            sys.exit(f"quickstart: kvcask {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}")
+        return done
+
+    def show(self, *arguments: str) -> None:
+        print(f"\n$ kvcask {' '.join(arguments)}", flush=True)
+        print(self.ask(*arguments).stdout, end="", flush=True)
+
+
+class Store(Tool):
     """kvcaskd as a child, with its config in the folder."""
 
     def __init__(self, build: Path, folder: Path):
-        self.build, self.folder = build, folder
-        self.socket = str(folder / "kvcask.sock")
-        if len(self.socket) > 100:  # a socket address is short
-            self.socket = f"/tmp/kvcask-quickstart-{os.getpid()}.sock"
+        socket = str(folder / "kvcask.sock")
+        if len(socket) > 100:  # a socket address is short
+            socket = f"/tmp/kvcask-quickstart-{os.getpid()}.sock"
+        super().__init__(build, socket)
+        self.folder = folder
         self.config = folder / "kvcaskd.yaml"
         self.log = folder / "kvcaskd.log"
         self.process: subprocess.Popen | None = None
@@ -96,17 +115,6 @@ class Store:
                 sys.exit(f"quickstart: kvcaskd is not ready after a minute:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.05)
         say(f"kvcaskd is ready after {duration(time.monotonic() - began)}: {self.socket}")
-
-    def ask(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run([self.build / "bin" / "kvcask", *arguments, "--socket", self.socket], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, text=True)
-        if check and done.returncode != 0:
-            sys.exit(f"quickstart: kvcask {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}")
-        return done
-
-    def show(self, *arguments: str) -> None:
-        print(f"\n$ kvcask {' '.join(arguments)}", flush=True)
-        print(self.ask(*arguments).stdout, end="", flush=True)
 
     def stop(self) -> None:
         """Cleanly: SIGTERM flushes."""
@@ -186,15 +194,15 @@ def print_table(rows: list[tuple[str, dict]]) -> None:
 
 
 def job_with_engine(store: Store, build: Path) -> None:
+    """tests/e2e/quickstart.py starts and stops the daemon, and looks inside at the end by calling this program."""
     environment = dict(os.environ, KVC_BUILD=str(build))
     command = [sys.executable, str(TOP / "tests" / "e2e" / "quickstart.py"), "--folder", str(store.folder), "--config", str(store.config),
-               "--socket", store.socket]
+               "--socket", store.socket, "--look", sys.executable, __file__, "--look", store.socket, "--build", str(build)]
     if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode != 0:
         sys.exit("quickstart: the engine's part failed")
-    store.start()
 
 
-def look_inside(store: Store) -> None:
+def look_inside(store: Tool) -> None:
     store.show("stat")
     store.show("ls", "--sort", "position", "--limit", "8")
     blocks = json.loads(store.ask("ls", "--sort", "hits", "--limit", "1", "--json").stdout)["blocks"]
@@ -206,11 +214,15 @@ def main() -> None:
     global _began
     parser = argparse.ArgumentParser(prog="tools/quickstart")
     parser.add_argument("--build", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--seconds", type=int, default=0)
     parser.add_argument("--engine", action="store_true")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--look", metavar="SOCKET", help="only look into the daemon at this socket")
     arguments = parser.parse_args()
+    if arguments.look:
+        look_inside(Tool(arguments.build, arguments.look))
+        return
     _began -= arguments.seconds
     store = None
     try:
@@ -219,8 +231,8 @@ def main() -> None:
             job_with_engine(store, arguments.build)
         else:
             job_without_engine(store)
-        look_inside(store)
-        store.stop()
+            look_inside(store)
+            store.stop()
     finally:
         if store is not None:
             store.kill()
