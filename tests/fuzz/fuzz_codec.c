@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Any bytes as a part: the first six say which codec, which elements, how they lie and how long the part is; of the rest
+ *   even  they are a coded stream: every decoder answers inside its buffers, and every kernel the same
+ *   odd   they are the part: it is coded and comes back (a lossy codec's in the right length)
+ */
+#include <string.h>
+
+#include <kvcask/plugin/codec.h>
+
+#include "base/alloc.h"
+#include "codec/rans.h"
+#include "tests/fuzz/fuzz.h"
+
+enum { HEAD_BYTES = 6, GUARD = 0xa5, GUARD_BYTES = 32 };
+
+static const char *const kernels[] = { "scalar", "avx2", "avx512" };
+enum { KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
+
+static uint8_t *guarded(size_t bytes)
+{
+	uint8_t *memory = kvci_alloc(bytes + GUARD_BYTES);
+
+	FUZZ_CHECK(memory != NULL);
+	memset(memory, GUARD, bytes + GUARD_BYTES);
+	return memory;
+}
+
+static void check_guard(const uint8_t *memory, size_t bytes)
+{
+	for (size_t i = 0; i < GUARD_BYTES; i++)
+		FUZZ_CHECK(memory[bytes + i] == GUARD);
+}
+
+static void fuzz_stream(const struct kvc_codec_ops *ops, const struct kvc_codec_part *part, const uint8_t *bytes, size_t length,
+                        size_t raw_bytes)
+{
+	size_t scratch_bytes = ops->scratch_bytes(part, raw_bytes);
+	uint8_t *raw = guarded(raw_bytes), *first = guarded(raw_bytes), *scratch = guarded(scratch_bytes);
+	kvc_status_t first_status = KVC_OK;
+
+	for (int i = 0; i < KERNELS; i++) {
+		kvc_status_t status;
+
+		if (!kvci_rans_select(kernels[i]))
+			continue;
+		status = ops->decode(part, bytes, length, raw, raw_bytes, scratch);
+		FUZZ_CHECK(status == KVC_OK || status == KVC_CORRUPT);
+		check_guard(raw, raw_bytes);
+		check_guard(scratch, scratch_bytes);
+		if (i == 0) {
+			first_status = status;
+			memcpy(first, raw, raw_bytes);
+		}
+		FUZZ_CHECK(status == first_status && (status != KVC_OK || memcmp(first, raw, raw_bytes) == 0));
+	}
+	kvci_free(raw);
+	kvci_free(first);
+	kvci_free(scratch);
+}
+
+static void fuzz_part(const struct kvc_codec_ops *ops, const struct kvc_codec_part *part, const uint8_t *raw, size_t raw_bytes)
+{
+	size_t bound = ops->bound_bytes(part, raw_bytes), scratch_bytes = ops->scratch_bytes(part, raw_bytes), bytes = 0;
+	uint8_t *coded = guarded(bound), *back = guarded(raw_bytes), *scratch = guarded(scratch_bytes);
+
+	FUZZ_CHECK(ops->encode(part, raw, raw_bytes, coded, bound, scratch, &bytes) == KVC_OK && bytes <= bound);
+	check_guard(coded, bound);
+	check_guard(scratch, scratch_bytes);
+	if (bytes != 0) {
+		FUZZ_CHECK(ops->decode(part, coded, bytes, back, raw_bytes, scratch) == KVC_OK);
+		check_guard(back, raw_bytes);
+		FUZZ_CHECK(!ops->lossless || memcmp(raw, back, raw_bytes) == 0);
+	}
+	kvci_free(coded);
+	kvci_free(back);
+	kvci_free(scratch);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
+{
+	const struct kvc_codec_ops *ops;
+	struct kvc_form form = {
+		.struct_bytes = sizeof(form), .layer_count = 2, .block_tokens = 64, .engine_block_tokens = 16, .kv_heads = 2,
+		.head_dim_k = 16, .head_dim_v = 16, .group_rule = KVC_GROUP_FULL, .shard_count = 1,
+	};
+	struct kvc_codec_part part = { .form = &form };
+	size_t raw_bytes;
+
+	if (length < HEAD_BYTES || (ops = kvc_codec_by_id(bytes[0])) == NULL)
+		return 0;
+	form.dtype = 1 + bytes[1] % 7;
+	form.arrangement = 1 + bytes[2] % 2;
+	form.order = 1 + bytes[2] / 2 % 2;
+	part.is_k = bytes[2] / 4 % 2 != 0 || form.arrangement == KVC_KV_FUSED;
+	raw_bytes = bytes[4] | (size_t)bytes[5] << 8;
+	if (bytes[3] % 2 == 0)
+		fuzz_stream(ops, &part, bytes + HEAD_BYTES, length - HEAD_BYTES, raw_bytes);
+	else
+		fuzz_part(ops, &part, bytes + HEAD_BYTES, length - HEAD_BYTES);
+	return 0;
+}
