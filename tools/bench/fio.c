@@ -10,23 +10,28 @@
 #include "base/alloc.h"
 #include "tools/bench/world.h"
 
-/* fio's own figure: bytes a second of the only job. */
-static kvc_status_t fio_speed(const char *text, const char *direction, double *ret_bytes_a_second)
+/* fio's own figures of its only job. CPU is in percent of the time that the job ran. */
+static kvc_status_t fio_figures(const char *text, const char *direction, uint64_t leg_bytes, struct bench_fio_figures *ret_figures)
 {
 	const char *begin = strchr(text, '{'); /* notes may come before the JSON */
 	json_t *root = begin == NULL ? NULL : json_loads(begin, JSON_DISABLE_EOF_CHECK, NULL);
 	const json_t *job = json_array_get(json_object_get(root, "jobs"), 0);
-	const json_t *speed = json_object_get(json_object_get(job, direction), "bw_bytes");
-	kvc_status_t status = json_is_number(speed) && json_number_value(speed) > 0 ? KVC_OK : KVC_IO;
+	const json_t *moved = json_object_get(job, direction);
+	double bytes = json_number_value(json_object_get(moved, "io_bytes"));
+	double speed = json_number_value(json_object_get(moved, "bw_bytes"));
+	double percent = json_number_value(json_object_get(job, "usr_cpu")) + json_number_value(json_object_get(job, "sys_cpu"));
+	double ran_ms = json_number_value(json_object_get(job, "job_runtime"));
 
-	if (status == KVC_OK)
-		*ret_bytes_a_second = json_number_value(speed);
 	json_decref(root);
-	return status;
+	if (!(bytes > 0) || !(speed > 0))
+		return KVC_IO;
+	ret_figures->ns = (double)leg_bytes / speed * 1e9;
+	ret_figures->cpu_ns = percent / 100 * ran_ms * 1e6 * (double)leg_bytes / bytes;
+	return KVC_OK;
 }
 
 kvc_status_t bench_fio_leg(const struct bench_fio *fio, bool write, uint64_t offset_bytes, uint64_t leg_bytes,
-                           uint64_t block_bytes, uint32_t depth, double *ret_ns)
+                           uint64_t block_bytes, uint32_t depth, struct bench_fio_figures *ret_figures)
 {
 	char file[700], rw[32], engine[64], size[64], offset[64], bs[64], iodepth[64];
 	const char *arguments[] = {
@@ -35,7 +40,6 @@ kvc_status_t bench_fio_leg(const struct bench_fio *fio, bool write, uint64_t off
 	};
 	uint64_t moved = leg_bytes / block_bytes * block_bytes;
 	char *text;
-	double speed = 0;
 
 	snprintf(file, sizeof(file), "--filename=%s", fio->file);
 	snprintf(rw, sizeof(rw), "--rw=%s", write ? "write" : "read");
@@ -47,24 +51,22 @@ kvc_status_t bench_fio_leg(const struct bench_fio *fio, bool write, uint64_t off
 	kvc_status_t status = bench_spawn_read(arguments, fio->log, &text);
 	if (status != KVC_OK)
 		return status;
-	status = fio_speed(text, write ? "write" : "read", &speed);
+	status = fio_figures(text, write ? "write" : "read", leg_bytes, ret_figures);
 	kvci_free(text);
-	if (status == KVC_OK)
-		*ret_ns = (double)leg_bytes / speed * 1e9;
 	return status;
 }
 
 kvc_status_t bench_fio_begin(struct bench_fio *fio, const char *folder, uint64_t file_bytes)
 {
-	double ns;
+	struct bench_fio_figures figures;
 
 	*fio = (struct bench_fio){ .engine = "io_uring", .file_bytes = file_bytes };
 	snprintf(fio->file, sizeof(fio->file), "%s/fio.data", folder);
 	snprintf(fio->log, sizeof(fio->log), "%s/fio.log", folder);
-	kvc_status_t status = bench_fio_leg(fio, true, 0, file_bytes, 1 << 20, 16, &ns);
+	kvc_status_t status = bench_fio_leg(fio, true, 0, file_bytes, 1 << 20, 16, &figures);
 	if (status == KVC_IO) {
 		fio->engine = "libaio";
-		status = bench_fio_leg(fio, true, 0, file_bytes, 1 << 20, 16, &ns);
+		status = bench_fio_leg(fio, true, 0, file_bytes, 1 << 20, 16, &figures);
 	}
 	if (status == KVC_NOT_FOUND)
 		bench_note("fio is not installed: no reference for the disk (apt-get install fio)");
