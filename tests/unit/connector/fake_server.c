@@ -75,7 +75,7 @@ static void fake_hello(struct fake_server *server, const struct kvci_message *me
 	answer.a = server->window_bytes;
 	answer.b = (uint64_t)getpid();
 	answer.count = 1;
-	server->slab_ready = false; /* of this connection */
+	server->slab_ready = server->bound = false;
 	fake_reply(server, message, &answer, KVC_OK, fd);
 	close(fd);
 }
@@ -87,6 +87,7 @@ static void fake_bind(struct fake_server *server, const struct kvci_message *mes
 	memcpy(&server->form, server->window + message->array_offset, sizeof(server->form));
 	FAKE_MUST(kvc_form_sizes(&server->form, &server->sizes, NULL) == KVC_OK);
 	memcpy(answer.id, server->fingerprint, sizeof(answer.id));
+	server->bound = true;
 	fake_reply(server, message, &answer, KVC_OK, -1);
 }
 
@@ -326,6 +327,11 @@ void fake_serve(struct fake_server *server, const struct kvci_message *message)
 {
 	struct kvci_message answer = {0};
 
+	if ((message->type == KVCI_MESSAGE_MATCH || message->type == KVCI_MESSAGE_RESERVE) &&
+	    (!server->bound || message->binding != 7)) {
+		fake_answer(server, message, KVC_INVALID);
+		return;
+	}
 	switch (message->type) {
 	case KVCI_MESSAGE_HELLO:
 		fake_hello(server, message);

@@ -55,7 +55,7 @@ struct fake_server {
 	uint64_t window_bytes;
 	int slab_fd;
 	uint32_t slab_id;
-	bool slab_ready;
+	bool slab_ready, bound; /* by this connection */
 	uint8_t *slab;
 	uint64_t slab_used;
 	struct kvc_form form;
