@@ -11,7 +11,7 @@
 enum {
 	SPLIT_ALIGN_BYTES = 64,
 	SPLIT_SLACK_BYTES = 256, /* so that a kernel's last round has room */
-	SPLIT_PIECE = 2048,      /* elements: a piece and what it becomes stay in the first cache */
+	SPLIT_PIECE = 1024,     /* elements: a piece and what it becomes stay in the first cache */
 };
 
 /* Scratch of both directions; the symbols follow. */

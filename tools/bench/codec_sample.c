@@ -113,7 +113,7 @@ static void sample_layer(int is_k, uint64_t *state, uint16_t *values)
 	float scale[CHANNELS], offset[CHANNELS];
 
 	for (int channel = 0; channel < CHANNELS; channel++) {
-		scale[channel] = exp2f((is_k ? 0.74f : 0.42f) * sample_normal(state));
+		scale[channel] = exp2f((is_k ? 0.64f : 0.40f) * sample_normal(state));
 		offset[channel] = is_k && bench_random(state) % 12 == 0 ? 3 * scale[channel] : 0;
 	}
 	for (int token = 0; token < SAMPLE_TOKENS; token++) {
