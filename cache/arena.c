@@ -442,7 +442,10 @@ static struct kvci_slab *arena_coldest_slab(const struct kvci_cache *cache, cons
 
 	for (uint32_t slot = 0; slot < cache->slot_count; slot++) {
 		struct kvci_slab *slab = cache->slabs[slot];
-		if (slab == NULL || slab->state != KVCI_SLAB_READY || slab->busy != 0)
+		if (slab == NULL || slab->state == KVCI_SLAB_DRAINING || slab->busy != 0)
+			continue;
+		/* one that its client does not map is no slab for ever */
+		if (slab->state == KVCI_SLAB_WAITING && slab->newest_use_ns + cache->config.reserve_deadline_ns > cache->now_ns)
 			continue;
 		const struct kvci_group *group = slab->arena->group;
 		if (group == asking || (!stuck && group->slab_count <= asking->slab_count))

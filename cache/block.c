@@ -5,29 +5,42 @@
  */
 #include "cache/internal.h"
 
-/* A block that is only on disk, of nobody's interest, makes room in a full index. */
+/* Nobody could drop it by its key any more, yet it would be back at the next start: the disk forgets it, too. */
+static void block_forget_all(struct kvci_cache *cache, uint32_t number)
+{
+	const struct kvci_block *block = kvci_block_at(cache, number);
+	struct kvc_tier_entry entry;
+
+	if (kvci_block_on_disk(cache, block)) {
+		kvci_read_entry(cache, block, &entry);
+		kvci_tier_drop(cache->disk.tier, &entry);
+	}
+	kvci_cache_count(cache, KVCI_STAT_INDEX_FULL_BLOCKS, 1);
+	kvci_block_forget(cache, number, KVCI_MISS_EVICTED);
+}
+
+/* A full index: a block of nobody's interest goes, sooner one that is only on disk. */
 static bool block_make_room(struct kvci_cache *cache)
 {
-	uint32_t high = kvci_index_high(cache->index);
+	uint32_t high = kvci_index_high(cache->index), second = KVCI_NONE;
 
 	for (unsigned step = 0; step < 256 && high != 0; step++) {
 		if (cache->room_cursor >= high)
 			cache->room_cursor = 0;
 		uint32_t number = cache->room_cursor++;
 		const struct kvci_block *block = kvci_index_block_used(cache->index, number);
-		if (block == NULL || kvci_block_busy(block) ||
-		    (block->flags & (KVCI_BLOCK_MEMORY | KVCI_BLOCK_DEAD)) != 0)
+		if (block == NULL || kvci_block_busy(block) || (block->flags & KVCI_BLOCK_DEAD) != 0)
 			continue;
-		kvci_cache_count(cache, KVCI_STAT_INDEX_FULL_BLOCKS, 1);
-		if (kvci_block_on_disk(cache, block)) { /* nobody could drop it by its key any more, yet it would be back at the next start */
-			struct kvc_tier_entry entry;
-			kvci_read_entry(cache, block, &entry);
-			kvci_tier_drop(cache->disk.tier, &entry);
+		if ((block->flags & KVCI_BLOCK_MEMORY) == 0) {
+			block_forget_all(cache, number);
+			return true;
 		}
-		kvci_block_forget(cache, number, KVCI_MISS_EVICTED);
-		return true;
+		second = second == KVCI_NONE ? number : second;
 	}
-	return false;
+	if (second == KVCI_NONE)
+		return false;
+	block_forget_all(cache, second);
+	return true;
 }
 
 kvc_status_t kvci_block_create(struct kvci_cache *cache, uint32_t binding, const uint8_t *hash, uint32_t *ret_number)

@@ -140,6 +140,7 @@ bool kvci_cache_slab_visible(const struct kvci_cache *cache, uint32_t client, ui
 enum {
 	KVCI_MATCH_LEASE = 1 << 0,    /* pin what is matched under the request id; start disk loads */
 	KVCI_MATCH_EXISTS = 1 << 1,   /* check every key, do not stop at the first miss; no lease, no touch */
+	KVCI_MATCH_NO_TOUCH = 1 << 2, /* with LEASE: kvci_cache_match_touch follows */
 };
 
 /* Why a key missed. One table for counters, `kvcask match` and explain: X(name, text). */
@@ -172,6 +173,9 @@ struct kvci_match {
 	const uint8_t (*hashes)[KVCI_HASH_BYTES];
 	uint32_t count;
 	uint8_t request_id[KVCI_REQUEST_ID_BYTES]; /* with LEASE; the client's session is implied */
+	/* A long match is made in pieces, each a call, so that none takes long: keys [first, until), until 0: all. Those before `first` were
+	 * matched, all of them, by the calls before. The figures below are the piece's. */
+	uint32_t first, until;
 	/* out */
 	uint32_t matched;         /* leading blocks that hit (EXISTS: how many of all) */
 	uint32_t in_memory;
@@ -181,8 +185,12 @@ struct kvci_match {
 	uint8_t *exists;          /* in: NULL or count bytes, out: with EXISTS 1 or 0 each */
 };
 /* OK (also when nothing matched), RETRY or CALLER classes. Repeating a leased match under the same request id returns the same lease
- * (its blocks; new ones are added when the key list is longer). */
+ * (its blocks; new ones are added when the key list is longer). NOT_FOUND for a later piece: the lease has not what came before, or has other keys here;
+ * then all keys in one call. */
 kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client, struct kvci_match *match);
+/* Blocks [first, first + count) of the lease were used. Pieces of a chain are touched from its last to its first. */
+void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client, const uint8_t request_id[KVCI_REQUEST_ID_BYTES],
+                            uint32_t first, uint32_t count);
 
 /* Where a block's record is in memory. */
 struct kvci_extent {

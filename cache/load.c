@@ -93,8 +93,8 @@ static kvc_status_t load_block(struct kvci_cache *cache, struct kvci_load *load,
 		kvci_block_extent(cache, block, ret_extent);
 		return KVC_OK;
 	}
-	if ((block->flags & KVCI_BLOCK_LATE) != 0)
-		return KVC_CIRCUIT_OPEN;
+	if (cache->disk.read_circuit.state != KVCI_CIRCUIT_CLOSED || (block->flags & KVCI_BLOCK_LATE) != 0)
+		return KVC_CIRCUIT_OPEN; /* also for what is being read: nobody joins a wait on a disk that failed */
 	if ((block->flags & KVCI_BLOCK_LOADING) == 0) {
 		if (!kvci_block_on_disk(cache, block))
 			return KVC_DROPPED;

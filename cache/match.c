@@ -90,8 +90,8 @@ static void match_exists(struct kvci_cache *cache, const struct kvci_binding *bi
 {
 	uint32_t numbers[MATCH_GROUP];
 
-	for (uint32_t first = 0; first < match->count; first += MATCH_GROUP) {
-		uint32_t n = match->count - first < MATCH_GROUP ? match->count - first : MATCH_GROUP;
+	for (uint32_t first = match->first; first < match->until; first += MATCH_GROUP) {
+		uint32_t n = match->until - first < MATCH_GROUP ? match->until - first : MATCH_GROUP;
 		kvci_index_find_many(cache->index, binding->number, match->hashes + first, n, numbers);
 		for (uint32_t i = 0; i < n; i++) {
 			bool on_disk = false;
@@ -116,12 +116,12 @@ static void match_exists(struct kvci_cache *cache, const struct kvci_binding *bi
 	}
 }
 
-/* The leading hits of keys [first, count), into numbers[first...]; match->matched goes on from first. */
+/* The leading hits of keys [first, until), into numbers[first...]; match->matched goes on from first. */
 static void match_prefix(struct kvci_cache *cache, const struct kvci_binding *binding, struct kvci_match *match,
                          uint32_t first, uint32_t *numbers)
 {
-	while (first < match->count) {
-		uint32_t n = match->count - first < MATCH_GROUP ? match->count - first : MATCH_GROUP;
+	while (first < match->until) {
+		uint32_t n = match->until - first < MATCH_GROUP ? match->until - first : MATCH_GROUP;
 		kvci_index_find_many(cache->index, binding->number, match->hashes + first, n, numbers + first);
 		for (uint32_t i = first; i < first + n; i++) {
 			bool on_disk = false;
@@ -148,15 +148,17 @@ static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint3
 
 /* ---- leases ---- */
 
-/* What the lease has of these keys already: how many leading ones, or KVCI_NONE when the keys are others. */
+/* What the lease has of these keys already: up to which one, or KVCI_NONE when the keys are others. */
 static uint32_t match_lease_prefix(struct kvci_cache *cache, const struct kvci_lease *lease, struct kvci_match *match)
 {
-	uint32_t both = lease->count < match->count ? lease->count : match->count;
+	uint32_t both = lease->count < match->until ? lease->count : match->until;
 
-	for (uint32_t i = 0; i < both; i++)
+	if (both < match->first)
+		return KVCI_NONE;
+	for (uint32_t i = match->first; i < both; i++)
 		if (memcmp(kvci_block_at(cache, lease->blocks[i])->key.hash, match->hashes[i], KVCI_HASH_BYTES) != 0)
 			return KVCI_NONE;
-	for (uint32_t i = 0; i < both; i++) {
+	for (uint32_t i = match->first; i < both; i++) {
 		const struct kvci_block *block = kvci_block_at(cache, lease->blocks[i]);
 		bool on_disk = false;
 		if ((block->flags & KVCI_BLOCK_DEAD) != 0)
@@ -213,6 +215,8 @@ static kvc_status_t match_lease_again(struct kvci_cache *cache, struct kvci_clie
 		*ret_first = first;
 		return KVC_OK;
 	}
+	if (match->first != 0)
+		return KVC_NOT_FOUND;
 	struct kvci_list *only = (*lease)->holders.next;
 	if (only->next != &(*lease)->holders || KVCI_LIST_OF(only, struct kvci_holder, in_lease)->client != client ||
 	    client->loads != NULL)
@@ -230,21 +234,21 @@ static kvc_status_t match_lease(struct kvci_cache *cache, struct kvci_client *cl
 	struct kvci_lease *lease = kvci_lease_find(cache, client->session, match->request_id);
 	bool made = false;
 	uint32_t first = 0;
-	kvc_status_t status = KVC_OK;
+	kvc_status_t status = lease != NULL || match->first == 0 ? KVC_OK : KVC_NOT_FOUND;
 
 	if (lease != NULL)
 		status = match_lease_again(cache, client, binding, match, &lease, &first);
 	if (status != KVC_OK)
 		return status;
-	if (match->end == KVCI_MISS_NONE && first < match->count)
+	if (match->end == KVCI_MISS_NONE && first < match->until)
 		match_prefix(cache, binding, match, first, cache->match_scratch);
-	if (match->matched == 0)
+	if (match->matched == match->first)
 		return KVC_OK;
 	if (lease == NULL) {
 		status = kvci_lease_create(cache, client->session, binding, match->request_id, &lease);
 		made = status == KVC_OK;
 		if (status == KVC_OVER_CAP) {
-			match->matched = match->in_memory = match->on_disk = 0;
+			match->matched = match->in_memory = match->on_disk = 0; /* a first piece */
 			match->end = KVCI_MISS_OVER_CAP;
 			return KVC_OK;
 		}
@@ -261,22 +265,29 @@ static kvc_status_t match_lease(struct kvci_cache *cache, struct kvci_client *cl
 	}
 	if (status != KVC_OK)
 		return status;
-	match_touch(cache, lease->blocks, match->matched);
+	uint32_t *piece = lease->blocks + match->first;
+	if ((match->flags & KVCI_MATCH_NO_TOUCH) == 0)
+		match_touch(cache, piece, match->matched - match->first);
 	if (match->on_disk != 0)
-		match_start_reads(cache, lease->blocks, match->matched);
+		match_start_reads(cache, piece, match->matched - match->first);
 	return KVC_OK;
 }
 
-kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client_id, struct kvci_match *match)
+void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client_id, const uint8_t request_id[KVCI_REQUEST_ID_BYTES],
+                            uint32_t first, uint32_t count)
 {
 	struct kvci_client *client = kvci_client_get(cache, client_id);
-	struct kvci_binding *binding = kvci_binding_get(cache, match->binding);
-	kvc_status_t status = KVC_OK;
+	struct kvci_lease *lease = client != NULL ? kvci_lease_find(cache, client->session, request_id) : NULL;
 
 	kvci_cache_enter(cache);
-	match->matched = match->in_memory = match->on_disk = 0;
-	match->load_bytes = 0;
-	match->end = KVCI_MISS_NONE;
+	if (lease != NULL && first <= lease->count && count <= lease->count - first)
+		match_touch(cache, lease->blocks + first, count);
+}
+
+/* Checks what does not depend on keys. */
+static kvc_status_t match_check(const struct kvci_client *client, const struct kvci_binding *binding,
+                                const struct kvci_match *match)
+{
 	if (client == NULL || binding == NULL || !binding->form_known)
 		return KVC_NOT_FOUND;
 	if (client->tenant != binding->space->tenant)
@@ -285,29 +296,70 @@ kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client_id, stru
 		return KVC_INVALID;
 	if (match->count > KVCI_MATCH_KEYS_MAX)
 		return KVC_TOO_BIG;
-	if ((match->flags & KVCI_MATCH_EXISTS) != 0) {
-		match_exists(cache, binding, match);
-	} else {
-		status = match_scratch(cache, match->count);
-		if (status == KVC_OK && (match->flags & KVCI_MATCH_LEASE) != 0) {
-			status = match_lease(cache, client, binding, match);
-		} else if (status == KVC_OK) {
-			match_prefix(cache, binding, match, 0, cache->match_scratch);
-			match_touch(cache, cache->match_scratch, match->matched);
-		}
-		if (status != KVC_OK) {
-			match->matched = match->in_memory = match->on_disk = 0;
-			match->end = KVCI_MISS_NONE;
-			return status;
-		}
-		if (match->end != KVCI_MISS_NONE) {
-			match_count_miss(cache, match->end, 1);
-			match_count_miss(cache, KVCI_MISS_AFTER_MISS, match->count - match->matched - 1);
-		}
+	return match->first <= match->until && match->until <= match->count ? KVC_OK : KVC_INVALID;
+}
+
+/* The leading hits of the piece, leased or not; match->matched counts from key 0 on. */
+static kvc_status_t match_leading(struct kvci_cache *cache, struct kvci_client *client, struct kvci_binding *binding,
+                                  struct kvci_match *match)
+{
+	kvc_status_t status = match_scratch(cache, match->until);
+
+	match->matched = match->first;
+	if (status == KVC_OK && (match->flags & KVCI_MATCH_LEASE) != 0) {
+		status = match_lease(cache, client, binding, match);
+	} else if (status == KVC_OK) {
+		match_prefix(cache, binding, match, match->first, cache->match_scratch);
+		match_touch(cache, cache->match_scratch + match->first, match->matched - match->first);
 	}
+	if (status != KVC_OK) {
+		match->matched = match->in_memory = match->on_disk = 0;
+		match->end = KVCI_MISS_NONE;
+		return status;
+	}
+	if (match->end != KVCI_MISS_NONE) {
+		match_count_miss(cache, match->end, 1);
+		match_count_miss(cache, KVCI_MISS_AFTER_MISS, match->count - match->matched - 1);
+	}
+	match->matched -= match->first;
+	return KVC_OK;
+}
+
+static kvc_status_t match_piece(struct kvci_cache *cache, struct kvci_client *client, struct kvci_match *match)
+{
+	struct kvci_binding *binding = kvci_binding_get(cache, match->binding);
+	bool each = (match->flags & KVCI_MATCH_EXISTS) != 0;
+	kvc_status_t status = match_check(client, binding, match);
+
+	if (status != KVC_OK)
+		return status;
+	if (each)
+		match_exists(cache, binding, match);
+	else
+		status = match_leading(cache, client, binding, match);
+	if (status != KVC_OK)
+		return status;
 	match->load_bytes = match->matched * binding->record_bytes;
-	kvci_cache_count(cache, KVCI_STAT_MATCH_CALLS, 1);
-	kvci_cache_count(cache, KVCI_STAT_MATCH_KEYS, match->count);
+	kvci_cache_count(cache, KVCI_STAT_MATCH_CALLS, match->first == 0);
+	/* After a miss the keys of later pieces are looked at no more: they are counted now. */
+	kvci_cache_count(cache, KVCI_STAT_MATCH_KEYS,
+	                 (each || match->end == KVCI_MISS_NONE ? match->until : match->count) - match->first);
 	kvci_cache_count(cache, KVCI_STAT_MATCH_HIT_KEYS, match->matched);
 	return KVC_OK;
+}
+
+kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client, struct kvci_match *match)
+{
+	uint32_t until = match->until;
+	kvc_status_t status;
+
+	kvci_cache_enter(cache);
+	match->matched = match->in_memory = match->on_disk = 0;
+	match->load_bytes = 0;
+	match->end = KVCI_MISS_NONE;
+	if (until == 0)
+		match->until = match->count;
+	status = match_piece(cache, kvci_client_get(cache, client), match);
+	match->until = until;
+	return status;
 }

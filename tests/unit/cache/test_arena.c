@@ -238,6 +238,27 @@ static void test_arena__no_slab_to_be_had__no_space_then_again(void **state)
 	assert_int_equal(world_reserve(&f->world, 1, f->big, 1, &block), KVC_OK);
 }
 
+static void test_arena__slab_never_mapped__taken_over_in_time(void **state)
+{
+	struct fixture *f = *state;
+	struct kvci_reserve block;
+	uint32_t slab;
+
+	for (uint32_t client = 10; client < 18; client++) { /* eight that take a slab each, and are not heard of again */
+		assert_int_equal(kvci_cache_client_open(f->world.cache, client, ""), KVC_OK);
+		memset(&block, 0, sizeof(block));
+		block.token_count = 16;
+		world_hash(client, block.hash);
+		assert_int_equal(kvci_cache_reserve(f->world.cache, client, f->binding, &block, 1, &slab), KVC_PENDING);
+	}
+	assert_int_equal(world_reserve(&f->world, 1, f->binding, 1, &block), KVC_NO_SPACE);
+	f->world.now_ns += f->world.config.reserve_deadline_ns;
+	assert_int_equal(world_reserve(&f->world, 1, f->binding, 1, &block), KVC_OK);
+	kvci_cache_slab_ready(f->world.cache, 10, slab); /* too late, or another's */
+	world_check(&f->world);
+	assert_int_equal(world_store(&f->world, 10, f->binding, 10, 1), KVC_OK);
+}
+
 static void test_bind__block_too_big_or_form_wrong__refused(void **state)
 {
 	struct fixture *f = *state;
@@ -357,6 +378,7 @@ int main(void)
 		ARENA_TEST(test_arena__held_slab__not_taken_over),
 		ARENA_TEST(test_arena__client_dies__its_blocks_stay_for_others),
 		ARENA_TEST(test_arena__no_slab_to_be_had__no_space_then_again),
+		ARENA_TEST(test_arena__slab_never_mapped__taken_over_in_time),
 		ARENA_TEST(test_bind__block_too_big_or_form_wrong__refused),
 		ARENA_TEST(test_quarantine__overdue__memory_stays_key_is_free),
 		ARENA_TEST(test_quarantine__writer_dies__memory_is_free),

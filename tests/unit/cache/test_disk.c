@@ -210,6 +210,11 @@ static void test_disk__read_hangs__deadline_circuit_probe(void **state)
 	uint64_t submits = ram_tier_submits(f->world.disk);
 	world_advance(&f->world, f->world.config.circuit_open_ns);
 	assert_int_equal(ram_tier_submits(f->world.disk) - submits, 1); /* one probe, and it hangs too */
+	kvci_cache_load_cancel(f->world.cache, &other.load);
+	for (uint32_t request = 20; request < 30; request++) { /* nobody is made to wait for it */
+		assert_int_equal(world_match(&f->world, 2, f->binding, request - 20, 1, KVCI_MATCH_LEASE, request, &match), KVC_OK);
+		assert_int_equal(match.matched, 0);
+	}
 	world_advance(&f->world, f->world.config.read_deadline_ns);
 	assert_int_equal(disk_match(f, 2, 0, 10, 0, 0).end, KVCI_MISS_DISK_CIRCUIT);
 	world_advance(&f->world, f->world.config.circuit_open_ns); /* the pause has doubled */

@@ -85,6 +85,74 @@ static void test_lease__worker_attaches__outlives_scheduler_release(void **state
 	assert_int_equal(lease_held(f), 0);
 }
 
+/* A match made in pieces is the match made at once: figures, lease, statistics, and the order in which blocks leave. */
+static void test_lease__matched_in_pieces__as_at_once(void **state)
+{
+	struct fixture *f = *state;
+	struct kvci_match match = { 0 }, whole = { 0 };
+	uint8_t hashes[12][KVCI_HASH_BYTES]; /* the first 8 are stored */
+	uint32_t matched = 0, in_memory = 0;
+
+	for (uint32_t i = 0; i < 12; i++)
+		world_hash(12 + i, hashes[i]);
+	whole.binding = f->binding;
+	whole.count = 12;
+	whole.hashes = (const uint8_t(*)[KVCI_HASH_BYTES])hashes;
+	whole.flags = KVCI_MATCH_LEASE;
+	world_request_id(1, whole.request_id);
+	match = whole;
+	world_request_id(2, match.request_id);
+	assert_int_equal(kvci_cache_match(f->world.cache, SCHEDULER, &whole), KVC_OK);
+	match.flags |= KVCI_MATCH_NO_TOUCH;
+	for (uint32_t round = 0; round < 2; round++) { /* the second finds its own lease */
+		matched = in_memory = 0;
+		for (match.first = 0; match.first < 12; match.first += 3) {
+			match.until = match.first + 3;
+			assert_int_equal(kvci_cache_match(f->world.cache, SCHEDULER, &match), KVC_OK);
+			assert_int_equal(match.until, match.first + 3);
+			matched += match.matched;
+			in_memory += match.in_memory;
+			if (match.end != KVCI_MISS_NONE)
+				break;
+		}
+		assert_int_equal(matched, whole.matched);
+		assert_int_equal(in_memory, whole.in_memory);
+		assert_int_equal(match.end, whole.end);
+		assert_int_equal(match.first, 6);
+	}
+	kvci_cache_match_touch(f->world.cache, SCHEDULER, match.request_id, 3, 5);
+	kvci_cache_match_touch(f->world.cache, SCHEDULER, match.request_id, 0, 3);
+	kvci_cache_match_touch(f->world.cache, SCHEDULER, match.request_id, 6, UINT32_MAX); /* nonsense: nothing */
+	world_check(&f->world);
+	world_check_misses(&f->world);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_MATCH_CALLS), 3);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_MATCH_KEYS), 3 * 12);
+	/* A later piece without what came before, or with other keys. */
+	world_request_id(3, match.request_id);
+	assert_int_equal(kvci_cache_match(f->world.cache, SCHEDULER, &match), KVC_NOT_FOUND);
+	world_request_id(2, match.request_id);
+	match.first = 4;
+	match.until = 8;
+	world_hash(99, hashes[5]);
+	assert_int_equal(kvci_cache_match(f->world.cache, SCHEDULER, &match), KVC_NOT_FOUND);
+	match.first = 9;
+	assert_int_equal(kvci_cache_match(f->world.cache, SCHEDULER, &match), KVC_INVALID);
+	/* Each key by itself. */
+	uint8_t exists[12] = { 0 };
+	match.exists = exists;
+	match.flags = KVCI_MATCH_EXISTS;
+	for (match.first = 0; match.first < 12; match.first += 4) {
+		match.until = match.first + 4;
+		assert_int_equal(kvci_cache_match(f->world.cache, SCHEDULER, &match), KVC_OK);
+	}
+	for (uint32_t i = 0; i < 12; i++)
+		assert_int_equal(exists[i], i < 8 && i != 5);
+	world_check_misses(&f->world);
+	lease_release(f, SCHEDULER, 1);
+	lease_release(f, SCHEDULER, 2);
+	assert_int_equal(lease_held(f), 0);
+}
+
 static void test_lease__released_before_worker_attached__not_found(void **state)
 {
 	struct fixture *f = *state;
@@ -343,6 +411,7 @@ int main(void)
 #define LEASE_TEST(name) cmocka_unit_test_setup_teardown(name, lease_setup, lease_teardown)
 	const struct CMUnitTest tests[] = {
 		LEASE_TEST(test_lease__worker_attaches__outlives_scheduler_release),
+		LEASE_TEST(test_lease__matched_in_pieces__as_at_once),
 		LEASE_TEST(test_lease__released_before_worker_attached__not_found),
 		LEASE_TEST(test_lease__other_session_or_tenant__not_found),
 		LEASE_TEST(test_lease__matched_again__same_lease_longer),
