@@ -3,10 +3,10 @@
  * Start-up, on a thread of its own, so that the daemon answers meanwhile:
  *
  *   1. the newest segment is looked through from where the index ends; the owner may write from then on
- *   2. so are the others that the index does not cover; what is found goes into the index
- *   3. the index is read in order of age and handed to the owner in batches
+ *   2. segment by segment, the oldest first: it is looked through where the index does not cover it, what is found goes
+ *      into the index, and what the index has of it is handed to the owner in batches
  *
- * An index that turns out broken in 3 is made anew from the segments, once.
+ * An index that turns out broken is made anew from the segments, once.
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -307,38 +307,57 @@ static void load_count(struct kvci_loader *loader, struct load_segment *segment)
 	kvci_mailbox_post(loader->tier->mailbox, &segment->count_note.job);
 }
 
-/* Reads the index from the oldest segment to the newest. */
-static kvc_status_t load_index(struct kvci_loader *loader)
+/* Hands over what the index has of a segment. */
+static kvc_status_t load_entries(struct kvci_loader *loader, struct load_segment *segment)
 {
 	struct kvci_disk_cursor *cursor = NULL;
 	struct kvc_tier_entry entry;
 	uint64_t skipped = 0;
 	kvc_status_t status = kvci_disk_cursor_create(loader->tier->db, &cursor);
 
-	for (size_t i = 0; i < loader->segment_count && status == KVC_OK; i++) {
-		struct load_segment *segment = &loader->segments[i];
-
-		segment->records = 0;
-		kvci_disk_cursor_seek(cursor, segment->number, 0);
-		while (kvci_disk_cursor_next(cursor, &entry, &skipped)) {
-			if (entry.place.generation != segment->generation || entry.place.segment != segment->number)
-				continue;
-			segment->records++;
-			if (!load_add(loader, &entry))
-				break;
-		}
-		if (load_stopped(loader))
+	if (status != KVC_OK)
+		return status;
+	segment->records = 0;
+	kvci_disk_cursor_seek(cursor, segment->number, 0);
+	while (kvci_disk_cursor_next(cursor, &entry, &skipped)) {
+		/* What was written since the start lies behind, and its owner knows it. */
+		if (entry.place.generation != segment->generation || entry.place.offset_4k >= segment->next_4k)
+			continue;
+		segment->records++;
+		if (!load_add(loader, &entry))
 			break;
-		status = kvci_disk_cursor_status(cursor);
-		if (status == KVC_OK)
-			load_count(loader, segment);
 	}
+	status = kvci_disk_cursor_status(cursor);
 	kvci_disk_cursor_destroy(cursor);
-	load_hand_over(loader);
-	/* An entry that fails its own checksum is a broken index, too, but one that only lacks that entry. */
+	/* An entry that fails its own checksum: RocksDB did not see what is broken. */
 	if (skipped != 0)
 		kvci_log(KVCI_LOG_WARN, "disk", "index: %llu entries are damaged", (unsigned long long)skipped);
+	if (status == KVC_OK)
+		load_count(loader, segment);
 	return skipped != 0 && status == KVC_OK ? KVC_CORRUPT : status;
+}
+
+/* From the oldest segment to the newest, of which the last `healed` are looked through already. */
+static kvc_status_t load_segments(struct kvci_loader *loader, size_t healed)
+{
+	kvc_status_t status = KVC_OK;
+	uint32_t records;
+
+	for (size_t i = 0; i < loader->segment_count && status == KVC_OK && !load_stopped(loader); i++) {
+		struct load_segment *segment = &loader->segments[i];
+
+		if (i + healed < loader->segment_count) {
+			status = load_heal(loader, segment, &records);
+			if (load_stopped(loader))
+				break;
+			if (!loader->rebuilt)
+				load_post(loader, segment, KVCI_DISK_FULL, status == KVC_OK);
+		}
+		/* A segment that cannot be looked through still gives what the index knows of it. */
+		status = load_entries(loader, segment);
+	}
+	load_hand_over(loader);
+	return load_stopped(loader) ? KVC_CANCELED : status;
 }
 
 /* Throws the index away and makes it anew. What is written meanwhile is found by the scan or put into the new one; but how far segments
@@ -348,7 +367,6 @@ static kvc_status_t load_rebuild(struct kvci_loader *loader)
 	struct kvci_disk_tier *tier = loader->tier;
 	char *error = NULL;
 	kvc_status_t status;
-	uint32_t records;
 
 	kvci_log(KVCI_LOG_WARN, "disk", "%s is damaged; it is made anew from the segments", tier->db_path);
 	loader->rebuilt = true;
@@ -365,36 +383,24 @@ static kvc_status_t load_rebuild(struct kvci_loader *loader)
 		return status;
 	}
 	kvci_disk_batch_uuid(loader->puts, tier->uuid);
-	for (size_t i = 0; i < loader->segment_count && !load_stopped(loader); i++) {
+	for (size_t i = 0; i < loader->segment_count; i++) {
 		struct load_segment *segment = &loader->segments[i];
 
 		segment->from_4k = KVCI_DISK_HEADER_PAGES;
 		segment->to_4k = segment->length_4k;
 		segment->verify = false;
-		load_heal(loader, segment, &records);
 	}
-	return KVC_OK;
+	return load_segments(loader, 0);
 }
 
 static void *load_main(void *context)
 {
 	struct kvci_loader *loader = context;
-	size_t dealt = load_heads(loader);
-	uint32_t records;
+	size_t healed = load_heads(loader);
 
-	for (size_t i = 0; i + dealt < loader->segment_count && !load_stopped(loader); i++) {
-		struct load_segment *segment = &loader->segments[i];
-		kvc_status_t status = load_heal(loader, segment, &records);
-
-		if (!load_stopped(loader))
-			load_post(loader, segment, KVCI_DISK_FULL, status == KVC_OK);
-	}
-	loader->status = load_stopped(loader) ? KVC_CANCELED : load_index(loader);
-	if ((loader->status == KVC_CORRUPT || loader->status == KVC_IO) && !load_stopped(loader)) {
+	loader->status = load_segments(loader, healed);
+	if (loader->status == KVC_CORRUPT || loader->status == KVC_IO)
 		loader->status = load_rebuild(loader);
-		if (loader->status == KVC_OK)
-			loader->status = load_index(loader);
-	}
 	loader->end_job.done = load_ended;
 	kvci_mailbox_post(loader->tier->mailbox, &loader->end_job);
 	return NULL;

@@ -20,6 +20,8 @@
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
+enum { SEGMENTS_GENERATION_GAP = 1024 };
+
 struct found_segment {
 	uint32_t number;
 	int fd;
@@ -117,7 +119,6 @@ static bool segments_make_room(struct found *found)
 	return true;
 }
 
-/* Opens the index; one that is broken is taken away and made anew, since the segments hold all that it knew. */
 static kvc_status_t segments_open_index(struct found *found, char **ret_error)
 {
 	struct kvci_disk_tier *tier = found->tier;
@@ -128,17 +129,7 @@ static kvc_status_t segments_open_index(struct found *found, char **ret_error)
 		*ret_error = NULL;
 		status = kvci_disk_db_open(tier->db_path, &tier->db, ret_error);
 	}
-	if (status != KVC_CORRUPT)
-		return status;
-	kvci_log(KVCI_LOG_WARN, "disk", "%s; it is made anew from the segments", *ret_error != NULL ? *ret_error : "index");
-	kvci_free(*ret_error);
-	*ret_error = NULL;
-	status = kvci_disk_db_remove(tier->db_path);
-	if (status != KVC_OK) {
-		*ret_error = kvci_asprintf("%s: the broken index cannot be removed", tier->db_path);
-		return status;
-	}
-	return kvci_disk_db_open(tier->db_path, &tier->db, ret_error);
+	return status;
 }
 
 /* Whose store is it? The segments decide; an index of another one is no index of ours. */
@@ -150,17 +141,8 @@ static kvc_status_t segments_identify(struct found *found, char **ret_error)
 	bool index_has = kvci_disk_db_uuid(tier->db, index_uuid);
 
 	if (index_has && have && memcmp(index_uuid, tier->uuid, sizeof(index_uuid)) != 0) {
-		kvc_status_t status;
-
-		kvci_log(KVCI_LOG_WARN, "disk", "%s belongs to another store; it is made anew from the segments", tier->db_path);
-		kvci_disk_db_close(tier->db);
-		tier->db = NULL;
-		status = kvci_disk_db_remove(tier->db_path);
-		if (status == KVC_OK)
-			status = kvci_disk_db_open(tier->db_path, &tier->db, ret_error);
-		if (status != KVC_OK)
-			return status;
-		index_has = false;
+		*ret_error = kvci_asprintf("%s belongs to another store", tier->db_path);
+		return KVC_CORRUPT;
 	}
 	if (!have && index_has)
 		memcpy(tier->uuid, index_uuid, sizeof(index_uuid));
@@ -232,7 +214,7 @@ static void segments_make_full(struct found *found, const struct found_segment *
 	segment->close_owed = !closed;
 	if (file_4k < segment->length_4k)
 		kvci_log(KVCI_LOG_WARN, "disk", "segment %08x ends early: %u of %u pages", from->number, file_4k, segment->length_4k);
-	if (generation != from->index_generation && !found->index_new)
+	if (from->index_generation != 0 && generation != from->index_generation)
 		kvci_disk_batch_delete_segment(found->batch, from->number);
 }
 
@@ -297,6 +279,9 @@ static kvc_status_t segments_table(struct found *found)
 		    memcmp(segment->header.uuid, tier->uuid, sizeof(tier->uuid)) == 0)
 			tier->generation_last = segment->header.generation;
 	}
+	/* A lost index may have known greater generations than the headers do now: none of them comes again. */
+	if (found->index_new && found->count != 0)
+		tier->generation_last += SEGMENTS_GENERATION_GAP;
 	for (size_t i = 0; i < found->count; i++) {
 		struct found_segment *segment = &found->segments[i];
 
@@ -383,7 +368,7 @@ static kvc_status_t segments_first(struct kvci_disk_tier *tier, char **ret_error
 	return KVC_OK;
 }
 
-kvc_status_t kvci_disk_segments_load(struct kvci_disk_tier *tier, char **ret_error)
+static kvc_status_t segments_try(struct kvci_disk_tier *tier, char **ret_error)
 {
 	struct found found = {.tier = tier};
 	kvc_status_t status = segments_find(&found, ret_error);
@@ -406,14 +391,37 @@ kvc_status_t kvci_disk_segments_load(struct kvci_disk_tier *tier, char **ret_err
 	}
 	if (status == KVC_OK)
 		status = kvci_disk_db_write(tier->db, found.batch);
-	if (status != KVC_OK && *ret_error == NULL)
-		*ret_error = kvci_asprintf("%s: %s", tier->folder.path, kvc_status_text(status));
 	for (size_t i = 0; i < found.count; i++) {
 		if (found.segments[i].fd >= 0)
 			close(found.segments[i].fd);
 	}
 	kvci_disk_batch_destroy(found.batch);
 	kvci_free(found.segments);
+	return status;
+}
+
+kvc_status_t kvci_disk_segments_load(struct kvci_disk_tier *tier, char **ret_error)
+{
+	kvc_status_t status = segments_try(tier, ret_error);
+
+	/* An index that is broken is thrown away: the segments hold all that it knew. */
+	if (status == KVC_CORRUPT) {
+		kvci_log(KVCI_LOG_WARN, "disk", "%s; it is made anew from the segments",
+		         *ret_error != NULL ? *ret_error : tier->db_path);
+		kvci_free(*ret_error);
+		*ret_error = NULL;
+		kvci_disk_db_close(tier->db);
+		tier->db = NULL;
+		kvci_disk_segments_close(tier);
+		tier->head = -1;
+		tier->files_bytes = 0;
+		tier->generation_last = 0;
+		status = kvci_disk_db_remove(tier->db_path);
+		if (status == KVC_OK)
+			status = segments_try(tier, ret_error);
+	}
+	if (status != KVC_OK && *ret_error == NULL)
+		*ret_error = kvci_asprintf("%s: %s", tier->folder.path, kvc_status_text(status));
 	return status;
 }
 

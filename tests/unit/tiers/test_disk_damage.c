@@ -217,6 +217,60 @@ static void test_disk__index_files_damaged__all_hits(void **state)
 	}
 }
 
+/* The first block of the largest files of the index. */
+static void damage_index_blocks(int files)
+{
+	char command[2048];
+
+	snprintf(command, sizeof(command), "n=0; for f in $(ls -S '%s'/index/*.sst | head -%d); do n=1; printf 'XXXXXXXX' | "
+	         "dd of=$f bs=1 seek=300 conv=notrunc 2>/dev/null; done; test $n = 1", store->folder, files);
+	assert_int_equal(system(command), 0);
+}
+
+static void test_disk__index_of_one_block_damaged__made_anew_at_open(void **state)
+{
+	/* Two openings turn the log into files with blocks. */
+	expect(COUNT, 0, 0);
+	expect(COUNT, 0, 0);
+	damage_index_blocks(100);
+	expect(COUNT, 0, 0);
+	expect(COUNT, 0, 0);
+}
+
+/* Opening reads only the last block: the damage comes out while entries are handed over. */
+static void test_disk__index_block_damaged__made_anew_while_running(void **state)
+{
+	enum { MORE = 600, BESIDE = 50 };
+	struct kvc_tier_entry entry;
+	uint64_t hits, missing, refused;
+
+	disk_store_open(store);
+	for (uint64_t seed = 1000; seed < 1000 + MORE; seed++)
+		assert_int_equal(rig_store(&store->rig, seed, 1, &entry), KVC_OK);
+	disk_store_close(store);
+	disk_store_open(store);
+	disk_store_close(store);
+	disk_store_open(store);
+	disk_store_close(store);
+	damage_index_blocks(1);
+	/* Written beside the rebuild, as soon as it goes. */
+	{
+		struct kvc_tier *tier;
+		char *error = NULL;
+
+		assert_int_equal(disk_store_try(store, &tier, &error), KVC_OK);
+		rig_open(&store->rig, tier, false);
+	}
+	for (uint64_t seed = COUNT; seed < COUNT + BESIDE; seed++)
+		assert_int_equal(rig_store(&store->rig, seed, PAGES, &entry), KVC_OK);
+	rig_wait(&store->rig, &store->rig.index_complete);
+	disk_store_close(store);
+	disk_store_open(store);
+	assert_int_equal(store->rig.index.count, COUNT + MORE + BESIDE);
+	disk_store_check(store, COUNT + BESIDE, PAGES, NULL, &hits, &missing, &refused);
+	assert_int_equal(hits, COUNT + BESIDE);
+}
+
 static void test_disk__index_replaced_by_an_older_one__all_hits(void **state)
 {
 	uint64_t hits, missing, refused;
@@ -541,6 +595,8 @@ int main(void)
 		CASE(test_disk__bodies_swapped_under_their_headers__both_refused),
 		CASE(test_disk__index_deleted__all_hits),
 		CASE(test_disk__index_files_damaged__all_hits),
+		CASE(test_disk__index_of_one_block_damaged__made_anew_at_open),
+		CASE(test_disk__index_block_damaged__made_anew_while_running),
 		CASE(test_disk__index_replaced_by_an_older_one__all_hits),
 		CASE(test_disk__segment_replaced_by_an_older_generation__all_in_it_a_miss),
 		CASE(test_disk__segment_replaced_by_an_older_copy_of_its_generation__what_came_later_is_refused),
