@@ -20,7 +20,7 @@ EXACT_UNITS = {"percent", "bytes", "bytes/key", "MiB"}
 FIELDS = {"bench": str, "case": str, "ours": (int, float), "reference": (int, float), "reference_name": str, "unit": str,
           "ratio": (int, float), "spread": (int, float), "p50_us": (int, float), "p99_us": (int, float), "n": int}
 # How many measurements a bench has at least: one that measures nothing does not pass.
-LEAST = {"allocator": 10, "index": 4, "keys": 2, "copy": 8, "brain": 6, "local": 8, "match": 5, "disk": 8, "restart": 2, "idle": 2}
+LEAST = {"allocator": 10, "arena": 2, "index": 4, "keys": 2, "copy": 8, "brain": 6, "local": 8, "match": 5, "disk": 8, "restart": 2, "idle": 2}
 
 
 def fail(text):

@@ -118,6 +118,7 @@ bool bench_wanted(const struct bench_options *options, const char *bench, const 
 
 typedef kvc_status_t (*bench_fn)(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_allocator(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_arena(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_index(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_brain(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_keys(const struct bench_options *options, struct bench_report *report);

@@ -1,139 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The brain by itself: matches, leases and stores as the daemon asks it for them, without socket, copy and process between. What
- * `match` takes beyond these figures is the way through the daemon. All slabs are one and the same piece of memory: nobody looks at block bytes
- * here, and a million blocks need no gigabytes.
+ * `match` takes beyond these figures is the way through the daemon.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "cache/cache.h"
 #include "tools/bench/bench.h"
-#include "tools/bench/shapes.h"
+#include "tools/bench/host.h"
 #include "tools/bench/world.h"
 
 enum {
-	BRAIN_CLIENT = 1,
 	BRAIN_CHAIN = 8192,
 	BRAIN_CHAINS = 122,
 	BRAIN_BATCH = 64, /* blocks reserved and committed at a time */
 	BRAIN_FAMILY = 5,
 };
 
-#define BRAIN_SLAB_BYTES (UINT64_C(64) << 20)
-
 struct brain_run {
 	const struct bench_options *options;
-	struct kvci_cache *cache;
-	struct kvci_stats stats;
+	struct bench_host host;
 	struct bench_shape shape;
-	uint8_t *slab;
 	uint32_t binding;
 	uint64_t random, longest_ns, store_ns;
 	struct kvci_reserve blocks[BRAIN_BATCH];
 	uint8_t hashes[BRAIN_CHAIN][KVCI_HASH_BYTES];
 };
 
-static uint64_t brain_now(void *context)
-{
-	(void)context;
-	return bench_now_ns();
-}
-
-static kvc_status_t brain_slab_create(void *context, uint32_t slab, uint64_t bytes, uint32_t owner, void **ret_base)
-{
-	struct brain_run *run = context;
-
-	(void)slab;
-	(void)bytes;
-	(void)owner;
-	*ret_base = run->slab;
-	return KVC_OK;
-}
-
-static void brain_slab_destroy(void *context, uint32_t slab)
-{
-	(void)context;
-	(void)slab;
-}
-
-static void brain_run_job(void *context, struct kvci_job *job)
-{
-	(void)context;
-	if (job->run != NULL)
-		job->run(job);
-	if (job->done != NULL)
-		job->done(job);
-}
-
-static void brain_space_save(void *context, uint32_t space, const struct kvci_space *fields, uint64_t epoch)
-{
-	struct brain_run *run = context;
-
-	(void)fields;
-	kvci_cache_space_saved(run->cache, space, epoch, KVC_OK);
-}
-
-static kvc_status_t brain_create(struct brain_run *run)
-{
-	const struct kvci_cache_config config = {
-		.memory_bytes = (uint64_t)(BRAIN_CHAINS + 4) * BRAIN_CHAIN * 4096, .slab_bytes = BRAIN_SLAB_BYTES,
-		.lease_share_percent = 50, .client_share_percent = 50, .reserve_deadline_ns = BENCH_TIMEOUT_NS,
-		.policy = &kvc_policy_lru_ops,
-	};
-	const struct kvci_cache_env env = {
-		.context = run, .now_ns = brain_now, .slab_create = brain_slab_create, .slab_destroy = brain_slab_destroy,
-		.run_job = brain_run_job, .space_save = brain_space_save, .stats = &run->stats,
-	};
-	struct kvci_space space = { .tenant = "", .model = "bench", .kv_dtype = "bfloat16", .hash_algorithm = "bench" };
-	uint64_t epoch;
-
-	bench_shape_tiny(&run->shape);
-	run->slab = bench_shared_map(BRAIN_SLAB_BYTES);
-	if (run->slab == NULL)
-		return KVC_NO_MEMORY;
-	kvc_status_t status = kvci_cache_create(&config, &env, &run->cache);
-	if (status == KVC_OK)
-		status = kvci_cache_client_open(run->cache, BRAIN_CLIENT, "");
-	if (status == KVC_OK)
-		status = kvci_cache_bind(run->cache, BRAIN_CLIENT, &space, &run->shape.form, &run->binding, &epoch);
-	return status;
-}
-
 static void brain_hashes(struct brain_run *run, uint32_t chain)
 {
 	for (uint32_t i = 0; i < BRAIN_CHAIN; i++)
 		bench_hash(BRAIN_FAMILY, (uint64_t)chain * BRAIN_CHAIN + i, run->hashes[i]);
-}
-
-/* Reserves what is PENDING of the batch; maps slabs as it is told. */
-static kvc_status_t brain_reserve(struct brain_run *run)
-{
-	uint32_t done = 0, slab;
-
-	for (;;) {
-		kvc_status_t status = kvci_cache_reserve(run->cache, BRAIN_CLIENT, run->binding, run->blocks + done,
-		                                         BRAIN_BATCH - done, &slab);
-		if (status != KVC_PENDING)
-			return status;
-		kvci_cache_slab_ready(run->cache, BRAIN_CLIENT, slab);
-		while (done < BRAIN_BATCH && run->blocks[done].status != KVC_PENDING)
-			done++;
-	}
-}
-
-static kvc_status_t brain_commit(struct brain_run *run)
-{
-	const uint64_t checksum = 1;
-	kvc_status_t status = KVC_OK;
-
-	for (uint32_t i = 0; i < BRAIN_BATCH && status == KVC_OK; i++) {
-		status = run->blocks[i].status;
-		if (status == KVC_OK)
-			status = kvci_cache_commit(run->cache, BRAIN_CLIENT, run->blocks[i].reservation, &checksum, 1);
-	}
-	return status;
 }
 
 /* Reserves, commits and ticks one batch; the longest of the three is remembered. */
@@ -146,12 +44,12 @@ static kvc_status_t brain_store_batch(struct brain_run *run, uint32_t first)
 		memcpy(run->blocks[i].hash, run->hashes[first + i], KVCI_HASH_BYTES);
 	}
 	at_ns[0] = bench_thread_ns();
-	kvc_status_t status = brain_reserve(run);
+	kvc_status_t status = bench_host_reserve(&run->host, run->binding, run->blocks, BRAIN_BATCH);
 	at_ns[1] = bench_thread_ns();
 	if (status == KVC_OK)
-		status = brain_commit(run);
+		status = bench_host_commit(&run->host, run->blocks, BRAIN_BATCH, run->shape.form.layer_count);
 	at_ns[2] = bench_thread_ns();
-	kvci_cache_tick(run->cache);
+	kvci_cache_tick(run->host.cache);
 	at_ns[3] = bench_thread_ns();
 	for (unsigned i = 0; i < 3; i++) {
 		uint64_t ns = at_ns[i + 1] - at_ns[i];
@@ -210,15 +108,15 @@ static kvc_status_t brain_match(struct brain_run *run, const struct brain_case *
 
 	brain_hashes(run, (uint32_t)(bench_random(&run->random) % BRAIN_CHAINS));
 	uint64_t begin_ns = bench_now_ns();
-	kvc_status_t status = kvci_cache_match(run->cache, BRAIN_CLIENT, &match);
+	kvc_status_t status = kvci_cache_match(run->host.cache, BENCH_HOST_CLIENT, &match);
 	*ret_ns = (double)(bench_now_ns() - begin_ns);
 	if (status == KVC_OK && match.matched != spec->keys) {
 		bench_note("brain: %u of %u keys hit (%s)", match.matched, spec->keys, kvci_miss_name(match.end));
 		status = KVC_INTERNAL;
 	}
 	if ((spec->flags & KVCI_MATCH_LEASE) != 0) {
-		kvci_cache_release(run->cache, BRAIN_CLIENT, match.request_id);
-		while (kvci_cache_tick(run->cache) <= bench_now_ns()) /* the mass release goes by steps */
+		kvci_cache_release(run->host.cache, BENCH_HOST_CLIENT, match.request_id);
+		while (kvci_cache_tick(run->host.cache) <= bench_now_ns()) /* the mass release goes by steps */
 			continue;
 	}
 	return status;
@@ -258,16 +156,16 @@ kvc_status_t bench_brain(const struct bench_options *options, struct bench_repor
 		return KVC_NO_MEMORY;
 	run->options = options;
 	run->random = UINT64_C(0x853c49e6748fea9b);
-	kvc_status_t status = brain_create(run);
+	bench_shape_tiny(&run->shape);
+	kvc_status_t status = bench_host_begin(&run->host, (uint64_t)(BRAIN_CHAINS + 4) * BRAIN_CHAIN * 4096, UINT64_C(64) << 20);
+	if (status == KVC_OK)
+		status = bench_host_bind(&run->host, &run->shape, &run->binding);
 	if (status == KVC_OK)
 		status = brain_fill(run, report);
 	for (size_t i = 0; i < sizeof(brain_cases) / sizeof(brain_cases[0]) && status == KVC_OK; i++)
 		if (bench_wanted(options, "brain", brain_cases[i].name))
 			status = brain_measure(run, &brain_cases[i], report);
-	if (run->cache != NULL)
-		kvci_cache_client_gone(run->cache, BRAIN_CLIENT);
-	kvci_cache_destroy(run->cache);
-	bench_shared_unmap(run->slab, BRAIN_SLAB_BYTES);
+	bench_host_end(&run->host);
 	kvci_free(run);
 	return status;
 }

@@ -19,6 +19,7 @@ static const struct bench_entry bench_table[] = {
 	{ "restart", bench_restart, "first and last right match after a restart with a million records" },
 	{ "idle", bench_idle, "memory and CPU of a daemon with nothing to do" },
 	{ "allocator", bench_allocator, "places in a slab: bytes that are free but of no use, time an operation" },
+	{ "arena", bench_arena, "memory wasted when blocks of all sizes are stored, with the brain's eviction" },
 	{ "index", bench_index, "8,192 look-ups against a million blocks; its growth, step by step" },
 	{ "brain", bench_brain, "matches, leases and stores of the brain by itself" },
 	{ "keys", bench_keys, "key chain of 128 K tokens against the bare hashing" },

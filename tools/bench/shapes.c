@@ -38,6 +38,12 @@ void bench_shape_mib(uint32_t mib, struct bench_shape *ret_shape)
 	snprintf(ret_shape->name, sizeof(ret_shape->name), "%uMiB", mib);
 }
 
+void bench_shape_kib(uint32_t kib, struct bench_shape *ret_shape)
+{
+	shape_make(ret_shape, kib / 64, 16, 1, 64);
+	snprintf(ret_shape->name, sizeof(ret_shape->name), "%uKiB", kib);
+}
+
 void bench_shape_tiny(struct bench_shape *ret_shape)
 {
 	shape_make(ret_shape, 1, 1, 1, 58);

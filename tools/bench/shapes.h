@@ -19,6 +19,8 @@ void bench_shape_large(struct bench_shape *ret_shape);
 void bench_shape_small(struct bench_shape *ret_shape);
 /* Blocks of 1 to 32 MiB, a power of two. */
 void bench_shape_mib(uint32_t mib, struct bench_shape *ret_shape);
+/* Blocks of 64 to 512 KiB, a power of two. */
+void bench_shape_kib(uint32_t kib, struct bench_shape *ret_shape);
 /* One layer of one page: the record is exactly 4 KiB. */
 void bench_shape_tiny(struct bench_shape *ret_shape);
 
