@@ -278,6 +278,29 @@ static void test_nonsense__bad_slabs__are_not_mapped(void **state)
 	}
 }
 
+static void test_nonsense__reservation_in_a_slab_of_others__is_refused(void **state)
+{
+	struct kvc_form form = fixture_form(4, 64);
+	struct kvc_request request = fixture_request("o");
+	struct kvc_match_result result;
+	struct fixture reader;
+
+	world_begin(&world, 0, 4);
+	store_and_lease("o");
+	fixture_open(&reader, world.target, 0, &form, 4);
+	assert_int_equal(kvc_match(reader.space, (const uint8_t(*)[32])reader.hashes, 4, &request, KVC_MATCH_LEASE, FIXTURE_SECOND, &result),
+	                 KVC_OK);
+	assert_int_equal(kvc_load(reader.space, &request, 0, 4, reader.pages_back, FIXTURE_SECOND, NULL), KVC_OK);
+	/* Now it is mapped, to be read only. */
+	pthread_mutex_lock(&world.server.lock);
+	world.server.slab_ready = true;
+	pthread_mutex_unlock(&world.server.lock);
+	fixture_key(&reader.keys[0], 55, 0, 64);
+	assert_int_equal(kvc_store(reader.space, reader.keys, 1, reader.pages, FIXTURE_SECOND, NULL), KVC_GONE);
+	fixture_close(&reader);
+	world_end(&world);
+}
+
 static bool script_unsealed_slab(struct fake_server *server, const struct kvci_message *message)
 {
 	struct kvci_message answer = {.magic = KVCI_PROTO_MAGIC, .type = message->type, .tag = message->tag, .a = message->a};
@@ -416,6 +439,7 @@ int main(void)
 		cmocka_unit_test(test_nonsense__message__ends_the_connection),
 		cmocka_unit_test(test_nonsense__reservation_outside_of_the_slab__is_refused),
 		cmocka_unit_test(test_nonsense__bad_slabs__are_not_mapped),
+		cmocka_unit_test(test_nonsense__reservation_in_a_slab_of_others__is_refused),
 		cmocka_unit_test(test_nonsense__slab_that_could_shrink__is_not_mapped),
 		cmocka_unit_test(test_nonsense__bad_hello__is_refused),
 		cmocka_unit_test(test_nonsense__admin_answer_of_no_length__is_refused),
