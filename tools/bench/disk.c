@@ -13,7 +13,7 @@
 #include "tools/bench/fio.h"
 #include "tools/bench/world.h"
 
-enum { DISK_FAMILY = 4, DISK_DEPTH = 16, DISK_LEG_BLOCKS_MAX = 512 };
+enum { DISK_FAMILY = 4, DISK_DEPTH = 16, DISK_LEG_BLOCKS_MAX = 512, DISK_LEGS_IN_MEMORY = 3, DISK_LEGS = 16 };
 
 struct disk_run {
 	const struct bench_options *options;
@@ -57,12 +57,13 @@ static kvc_status_t disk_store(struct disk_run *run, double *ret_ns)
 	return status;
 }
 
-/* The legs that are on the disk and not in memory, in turn: twice the memory, and the newest is the one touched last. */
+/* The legs that are on the disk and not in memory, in turn: twice as many as memory holds, so that each is gone again when its turn comes, and
+ * none of those stored last, which the store's slabs may still hold. */
 static kvc_status_t disk_load(struct disk_run *run, double *ret_ns)
 {
 	const struct kvc_request request = { .id = "bench-disk", .id_bytes = 10 };
-	uint64_t in_turn = 2 * run->memory_bytes / run->leg_bytes;
-	uint64_t leg = run->stored_legs - in_turn + run->load_turn++ % in_turn;
+	uint64_t in_turn = 2 * DISK_LEGS_IN_MEMORY;
+	uint64_t leg = run->stored_legs - DISK_LEGS_IN_MEMORY - 1 - in_turn + run->load_turn++ % in_turn;
 	struct kvc_match_result match;
 
 	for (uint32_t i = 0; i < run->leg_blocks; i++)
@@ -210,8 +211,8 @@ static kvc_status_t disk_case(const struct bench_options *options, const struct 
 	run->shape = *shape;
 	run->leg_bytes = options->quick ? UINT64_C(128) << 20 : UINT64_C(512) << 20;
 	run->leg_blocks = (uint32_t)(run->leg_bytes / shape->sizes.block_bytes);
-	run->memory_bytes = 3 * run->leg_bytes;
-	run->disk_bytes = 12 * run->leg_bytes;
+	run->memory_bytes = DISK_LEGS_IN_MEMORY * run->leg_bytes;
+	run->disk_bytes = DISK_LEGS * run->leg_bytes;
 	kvc_status_t status = disk_prepare(run);
 	if (status == KVC_OK)
 		status = disk_measure(run, true, report);
