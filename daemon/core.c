@@ -177,6 +177,7 @@ void kvci_core_refresh(struct kvci_core *core)
 	struct kvci_cache_totals totals;
 	struct kvci_stats *out = &core->stats;
 	uint64_t step_ns = kvci_loop_longest_step_ns(core->loop);
+	uint64_t step_cpu_ns = kvci_loop_longest_step_cpu_ns(core->loop);
 	bool ready;
 
 	kvci_cache_totals(core->cache, &totals);
@@ -198,6 +199,8 @@ void kvci_core_refresh(struct kvci_core *core)
 	kvci_stat_set(out, KVCI_STAT_HEAP_BYTES, kvci_alloc_live_bytes());
 	if (step_ns > kvci_stat_get(out, KVCI_STAT_LOOP_LONGEST_STEP_NS))
 		kvci_stat_set(out, KVCI_STAT_LOOP_LONGEST_STEP_NS, step_ns);
+	if (step_cpu_ns > kvci_stat_get(out, KVCI_STAT_LOOP_LONGEST_STEP_CPU_NS))
+		kvci_stat_set(out, KVCI_STAT_LOOP_LONGEST_STEP_CPU_NS, step_cpu_ns);
 	kvci_stat_set(out, KVCI_STAT_LOOP_RECENT_STEP_NS, step_ns);
 	core_refresh_disk(core);
 

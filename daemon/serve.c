@@ -144,9 +144,13 @@ bool kvci_conn_busy(const struct kvci_conn *conn)
 void kvci_conn_step(struct kvci_conn *conn)
 {
 	struct serve_work *work = &conn->work;
+	uint64_t begin_ns = kvci_clock_ns();
 
-	if (work->step == NULL || !work->step(conn))
+	if (work->step == NULL)
 		return;
+	while (!work->step(conn))
+		if (kvci_clock_ns() - begin_ns >= SERVE_STEP_NS)
+			return;
 	work->step = NULL;
 	if (work->array_room_bytes > SERVE_KEEP_BYTES) {
 		kvci_free(work->array);

@@ -12,9 +12,11 @@ enum {
 	SERVE_OPS_MAX = 1024,     /* under way, of one client */
 	SERVE_ADMIN_MAX = 4,
 	/* Entries a step: what is done with them takes well under 200 us. */
+	SERVE_MATCH_STEP = 1024,
 	SERVE_RESERVE_STEP = 32,
 	SERVE_COMMIT_STEP = 16,
 	SERVE_LOAD_STEP = 512,
+	SERVE_STEP_NS = 80 * 1000,    /* short steps are taken together, until so long has passed */
 	SERVE_KEEP_BYTES = 256 << 10, /* of the copy of an array, between messages */
 };
 
@@ -40,6 +42,10 @@ struct serve_work {
 	uint64_t at;      /* bytes so far, where entries differ in length */
 	struct serve_op *op;
 	uint64_t begin_ns;
+	/* MATCH */
+	struct kvci_match match; /* the piece at hand */
+	struct kvci_message answer;
+	uint32_t left; /* blocks that are still to be touched, or whose extents are still to be given */
 };
 
 struct kvci_conn {

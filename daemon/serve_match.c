@@ -30,36 +30,6 @@ static void match_clear_extents(struct kvci_wire_extent *out, uint32_t first, ui
 
 /* ---- MATCH ---- */
 
-/* MATCH with extents: a load whose late blocks nobody waits for. */
-struct match_extents {
-	struct kvci_load load;
-	struct kvci_wire_extent *reply;
-};
-
-static void match_extent_ready(struct kvci_load *load, uint32_t index, kvc_status_t status,
-                               const struct kvci_extent *extent)
-{
-	struct match_extents *extents = load->context;
-
-	match_put_extent(&extents->reply[load->first + index], status, extent);
-}
-
-static void match_give_extents(struct kvci_conn *conn, const struct kvci_message *message, uint32_t matched,
-                               struct kvci_wire_extent *reply)
-{
-	struct match_extents extents = {.reply = reply};
-
-	extents.load.client = conn->client;
-	extents.load.count = matched;
-	extents.load.ready = match_extent_ready;
-	extents.load.context = &extents;
-	match_clear_extents(reply, 0, matched);
-	if (matched == 0 || kvci_cache_load(conn->core->cache, &extents.load, message->id) != KVC_OK)
-		return; /* all stay PENDING: the client asks by LOAD */
-	if (extents.load.waiting > 0)
-		kvci_cache_load_cancel(conn->core->cache, &extents.load);
-}
-
 static kvc_status_t match_check(struct kvci_conn *conn, const struct kvci_message *message, void **ret_reply)
 {
 	const uint32_t known = KVCI_MATCH_LEASE | KVCI_MATCH_EXISTS | KVCI_MATCH_EXTENTS;
@@ -84,38 +54,134 @@ static kvc_status_t match_check(struct kvci_conn *conn, const struct kvci_messag
 	return KVC_OK;
 }
 
+/* A load whose late blocks nobody waits for: the client asks for them by LOAD. */
+struct match_extents {
+	struct kvci_load load;
+	struct kvci_wire_extent *reply;
+};
+
+static void match_extent_ready(struct kvci_load *load, uint32_t index, kvc_status_t status,
+                               const struct kvci_extent *extent)
+{
+	struct match_extents *extents = load->context;
+
+	match_put_extent(&extents->reply[load->first + index], status, extent);
+}
+
+static bool match_answer(struct kvci_conn *conn, kvc_status_t status)
+{
+	struct serve_work *work = &conn->work;
+
+	if (status != KVC_OK)
+		work->answer = (struct kvci_message){0};
+	serve_answer_full(conn, &work->message, &work->answer, status, -1);
+	kvci_latency_add(&conn->core->latencies, KVCI_LATENCY_MATCH, kvci_clock_ns() - work->begin_ns);
+	return true;
+}
+
+/* Third: where the blocks are. */
+static bool match_extents_step(struct kvci_conn *conn)
+{
+	struct serve_work *work = &conn->work;
+	struct match_extents extents = {.reply = (struct kvci_wire_extent *)(conn->window + work->message.reply_offset)};
+
+	extents.load.client = conn->client;
+	extents.load.first = work->answer.count - work->left;
+	extents.load.count = work->left < SERVE_LOAD_STEP ? work->left : SERVE_LOAD_STEP;
+	extents.load.ready = match_extent_ready;
+	extents.load.context = &extents;
+	match_clear_extents(extents.reply, extents.load.first, extents.load.count);
+	if (kvci_cache_load(conn->core->cache, &extents.load, work->message.id) == KVC_OK && extents.load.waiting > 0)
+		kvci_cache_load_cancel(conn->core->cache, &extents.load);
+	work->left -= extents.load.count;
+	return work->left == 0 && match_answer(conn, KVC_OK);
+}
+
+static bool match_matched(struct kvci_conn *conn)
+{
+	struct serve_work *work = &conn->work;
+
+	if ((work->message.flags & KVCI_MATCH_EXTENTS) == 0 || work->answer.count == 0)
+		return match_answer(conn, KVC_OK);
+	work->left = work->answer.count;
+	work->step = match_extents_step;
+	return match_extents_step(conn);
+}
+
+/* Second: they were used, from the last to the first, so that the end of a chain leaves memory before its beginning. */
+static bool match_touch_step(struct kvci_conn *conn)
+{
+	struct serve_work *work = &conn->work;
+	uint32_t count = work->left < SERVE_MATCH_STEP ? work->left : SERVE_MATCH_STEP;
+
+	work->left -= count;
+	kvci_cache_match_touch(conn->core->cache, conn->client, work->message.id, work->left, count);
+	return work->left == 0 && match_matched(conn);
+}
+
+/* First: the keys, a piece a step. */
+static bool match_step(struct kvci_conn *conn)
+{
+	struct serve_work *work = &conn->work;
+	struct kvci_match *match = &work->match;
+	kvc_status_t status = kvci_cache_match(conn->core->cache, conn->client, match);
+
+	if (status == KVC_NOT_FOUND && match->first > 0) {
+		/* The lease has changed between two pieces, or was one of other keys: all at once, rare as it is. */
+		work->answer = (struct kvci_message){0};
+		match->flags &= ~(uint32_t)KVCI_MATCH_NO_TOUCH;
+		match->first = match->until = 0;
+		status = kvci_cache_match(conn->core->cache, conn->client, match);
+	}
+	if (status != KVC_OK)
+		return match_answer(conn, status);
+	work->answer.count += match->matched;
+	work->answer.first += match->in_memory;
+	work->answer.a += match->on_disk;
+	work->answer.b += match->load_bytes;
+	if (work->answer.c == KVCI_MISS_NONE)
+		work->answer.c = match->end;
+	if (match->until != 0 && match->until < match->count &&
+	    ((match->flags & KVCI_MATCH_EXISTS) != 0 || match->end == KVCI_MISS_NONE)) {
+		match->first = match->until;
+		match->until = match->count - match->first < SERVE_MATCH_STEP ? match->count : match->first + SERVE_MATCH_STEP;
+		return false;
+	}
+	work->left = work->answer.count;
+	if ((match->flags & KVCI_MATCH_NO_TOUCH) == 0 || work->left == 0)
+		return match_matched(conn);
+	work->step = match_touch_step;
+	return match_touch_step(conn);
+}
+
 bool serve_match(struct kvci_conn *conn, const struct kvci_message *message)
 {
-	uint64_t begin_ns = kvci_clock_ns();
-	struct kvci_message answer = {0};
-	struct kvci_match match = {
-		.binding = message->binding,
-		.flags = message->flags & (KVCI_MATCH_LEASE | KVCI_MATCH_EXISTS),
-		.count = message->count,
-	};
+	struct serve_work *work = &conn->work;
 	void *reply;
 	kvc_status_t status = match_check(conn, message, &reply);
 
 	if (status == KVC_OK)
 		status = serve_copy_array(conn, message, (uint64_t)message->count * KVCI_HASH_BYTES);
-	if (status == KVC_OK) {
-		match.hashes = (const uint8_t(*)[KVCI_HASH_BYTES])conn->work.array;
+	if (status != KVC_OK) {
+		serve_answer(conn, message, status);
+		return true;
+	}
+	work->answer = (struct kvci_message){0};
+	work->match = (struct kvci_match){
+		.binding = message->binding,
+		.flags = message->flags & (KVCI_MATCH_LEASE | KVCI_MATCH_EXISTS),
+		.count = message->count,
+		.hashes = (const uint8_t(*)[KVCI_HASH_BYTES])work->array,
 		/* Only written there, never read back. */
-		match.exists = (message->flags & KVCI_MATCH_EXISTS) != 0 ? reply : NULL;
-		memcpy(match.request_id, message->id, sizeof(match.request_id));
-		status = kvci_cache_match(conn->core->cache, conn->client, &match);
+		.exists = (message->flags & KVCI_MATCH_EXISTS) != 0 ? reply : NULL,
+	};
+	memcpy(work->match.request_id, message->id, sizeof(message->id));
+	if (message->count > SERVE_MATCH_STEP) {
+		work->match.until = SERVE_MATCH_STEP;
+		if ((message->flags & KVCI_MATCH_LEASE) != 0)
+			work->match.flags |= KVCI_MATCH_NO_TOUCH;
 	}
-	if (status == KVC_OK && (message->flags & KVCI_MATCH_EXTENTS) != 0)
-		match_give_extents(conn, message, match.matched, reply);
-	if (status == KVC_OK) {
-		answer.count = match.matched;
-		answer.first = match.in_memory;
-		answer.a = match.on_disk;
-		answer.b = match.load_bytes;
-		answer.c = match.end;
-	}
-	serve_answer_full(conn, message, &answer, status, -1);
-	kvci_latency_add(&conn->core->latencies, KVCI_LATENCY_MATCH, kvci_clock_ns() - begin_ns);
+	serve_work_begin(conn, message, match_step, NULL);
 	return true;
 }
 

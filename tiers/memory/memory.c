@@ -114,6 +114,13 @@ static void memory_unmap_run(struct kvci_job *job)
 {
 	struct memory_slab *slab = (struct memory_slab *)((char *)job - offsetof(struct memory_slab, job));
 
+	/* Piece by piece first: one long munmap would hold the address space's lock all the while. */
+	for (uint64_t at = 0; at < slab->bytes; at += MEMORY_PREFAULT_BYTES) {
+		uint64_t left_bytes = slab->bytes - at;
+
+		madvise((char *)slab->base + at, left_bytes < MEMORY_PREFAULT_BYTES ? left_bytes : MEMORY_PREFAULT_BYTES,
+		        MADV_DONTNEED);
+	}
 	munmap(slab->base, slab->bytes);
 	close(slab->fd);
 	slab->base = NULL;

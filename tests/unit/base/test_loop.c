@@ -305,6 +305,33 @@ static void test_loop__slow_callback__is_the_longest_step_until_asked(void **sta
 	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
 	assert_true(kvci_loop_longest_step_ns(fixture->loop) >= 3 * KVCI_MS);
 	assert_int_equal(kvci_loop_longest_step_ns(fixture->loop), 0);
+	/* It slept: that cost no CPU. */
+	assert_true(kvci_loop_longest_step_cpu_ns(fixture->loop) < 2 * KVCI_MS);
+}
+
+static void on_busy_timer(void *context)
+{
+	struct timespec now;
+
+	do {
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	} while ((uint64_t)now.tv_sec * KVCI_SECOND + (uint64_t)now.tv_nsec < *(uint64_t *)context);
+}
+
+static void test_loop__busy_callback__is_the_longest_step_in_cpu_time(void **state)
+{
+	struct fixture *fixture = *state;
+	struct timespec now;
+	uint64_t until_ns;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	until_ns = (uint64_t)now.tv_sec * KVCI_SECOND + (uint64_t)now.tv_nsec + 4 * KVCI_MS;
+	fixture->timer.run = on_busy_timer;
+	fixture->timer.context = &until_ns;
+	assert_int_equal(kvci_loop_timer_arm(fixture->loop, &fixture->timer, 1), KVC_OK);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
+	assert_true(kvci_loop_longest_step_cpu_ns(fixture->loop) >= 3 * KVCI_MS);
+	assert_int_equal(kvci_loop_longest_step_cpu_ns(fixture->loop), 0);
 }
 
 /* ---- stop ---- */
@@ -369,6 +396,7 @@ int main(void)
 		LOOP_TEST(test_loop__turn_with_a_limit__ends_at_it),
 		LOOP_TEST(test_loop__kernel_without_fine_waits__timers_come_without_spinning),
 		LOOP_TEST(test_loop__slow_callback__is_the_longest_step_until_asked),
+		LOOP_TEST(test_loop__busy_callback__is_the_longest_step_in_cpu_time),
 		LOOP_TEST(test_loop__stopped_from_a_thread__run_returns),
 		LOOP_TEST(test_loop__stopped_before_run__returns_at_once_and_can_run_again),
 		LOOP_TEST(test_loop__stopped_by_a_signal_handler__run_returns),

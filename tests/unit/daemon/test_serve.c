@@ -333,7 +333,7 @@ static void test_serve__commit_with_lengths_that_overrun__is_refused(void **stat
 
 static void test_serve__long_arrays__are_cut_into_steps_and_answered_once(void **state)
 {
-	enum { COUNT = 5000 };
+	enum { COUNT = 30000 };
 	struct kvci_wire_block *blocks;
 	struct kvci_message message;
 	uint32_t binding, steps = 0;
@@ -351,7 +351,7 @@ static void test_serve__long_arrays__are_cut_into_steps_and_answered_once(void *
 	message.binding = binding;
 	message.count = COUNT;
 	message.array_bytes = COUNT * sizeof(*blocks);
-	message.reply_offset = 1 << 20;
+	message.reply_offset = 4 << 20;
 	message.reply_bytes = COUNT * sizeof(struct kvci_wire_reserved);
 	assert_true(kvci_conn_handle(one.conn, &message));
 	for (; kvci_conn_busy(one.conn); steps++) {
@@ -360,12 +360,62 @@ static void test_serve__long_arrays__are_cut_into_steps_and_answered_once(void *
 		memset(blocks, 0xee, COUNT * sizeof(*blocks));
 		kvci_conn_step(one.conn);
 	}
-	assert_true(steps > 10);
+	assert_true(steps > 5);
 	assert_int_equal(one.answer_count, 1);
 	assert_int_equal(one.answers[0].status, KVC_OK);
 	assert_int_equal(one.answers[0].count, COUNT);
 	for (uint32_t i = 0; i < COUNT; i++)
-		assert_int_equal(((struct kvci_wire_reserved *)(void *)(one.window + (1 << 20)))[i].extent.status, KVC_EXISTS);
+		assert_int_equal(((struct kvci_wire_reserved *)(void *)(one.window + (4 << 20)))[i].extent.status, KVC_EXISTS);
+}
+
+/* A long match is made in pieces: the same figures, extents for all, also when the lease has other keys half-way. */
+static void test_serve__long_matches__are_cut_and_add_up(void **state)
+{
+	enum { COUNT = 5000, STORED = 40 };
+	struct kvci_wire_extent *extents;
+	struct kvci_message message, answer;
+	uint32_t binding;
+
+	fixture_hello(&one, 0);
+	binding = fixture_bind_ok(&one, "model");
+	for (uint8_t hash = 0; hash < STORED; hash++)
+		assert_int_equal(fixture_commit(&one, fixture_reserve(&one, binding, hash).reservation), KVC_OK);
+	for (unsigned round = 0; round < 6; round++) {
+		/* Rounds 0 to 2: a long chain that ends early, without and with a lease; then every key many times over. */
+		uint32_t flags = round % 3 == 0 ? 0 : KVCI_MATCH_LEASE | KVCI_MATCH_EXTENTS;
+		uint32_t expected = round < 3 ? STORED : COUNT;
+
+		for (uint32_t i = 0; i < COUNT; i++)
+			memset(one.window + i * KVCI_HASH_BYTES, round < 3 ? (int)(i < 200 ? i : 200) : (int)((i + round / 5) % STORED),
+			       KVCI_HASH_BYTES);
+		kvci_message_init(&message, KVCI_MESSAGE_MATCH, 0);
+		message.binding = binding;
+		message.count = COUNT;
+		message.flags = flags;
+		message.array_bytes = COUNT * KVCI_HASH_BYTES;
+		message.reply_offset = 4 << 20;
+		message.reply_bytes = COUNT * sizeof(struct kvci_wire_extent);
+		snprintf((char *)message.id, sizeof(message.id), "long %u", round == 5 ? 4 : round);
+		extents = (void *)(one.window + message.reply_offset);
+		answer = fixture_ask(&one, &message);
+		assert_int_equal(answer.status, KVC_OK);
+		if (flags != 0 && answer.c == KVCI_MISS_OVER_CAP)
+			expected = answer.count;
+		assert_int_equal(answer.count, expected);
+		assert_int_equal(answer.first, expected);
+		assert_true(expected >= STORED);
+		for (uint32_t i = 0; flags != 0 && i < expected; i++)
+			assert_int_equal(extents[i].status, KVC_OK);
+	}
+	/* Each key by itself. */
+	message.flags = KVCI_MATCH_EXISTS;
+	for (uint32_t i = 0; i < COUNT; i++)
+		memset(one.window + i * KVCI_HASH_BYTES, (int)(i % 100), KVCI_HASH_BYTES);
+	message.reply_bytes = COUNT;
+	answer = fixture_ask(&one, &message);
+	assert_int_equal(answer.count, COUNT / 100 * STORED);
+	for (uint32_t i = 0; i < COUNT; i++)
+		assert_int_equal(one.window[message.reply_offset + i], i % 100 < STORED);
 }
 
 static void test_serve__client_gone_with_work_half_done__frees_all(void **state)
@@ -529,6 +579,7 @@ int main(void)
 		CASE(test_serve__commit_and_abort_of_anothers_reservation__are_not_found),
 		CASE(test_serve__commit_with_lengths_that_overrun__is_refused),
 		CASE(test_serve__long_arrays__are_cut_into_steps_and_answered_once),
+		CASE(test_serve__long_matches__are_cut_and_add_up),
 		CASE(test_serve__client_gone_with_work_half_done__frees_all),
 		CASE(test_serve__two_tenants__share_nothing),
 		CASE(test_serve__wrong_questions__are_refused),
