@@ -3,6 +3,8 @@
  * Opening the disk tier where it cannot be, options that are wrong, a disk that fills up, allocations that fail: a clear error, or less
  * kept, and never a crash. */
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -11,8 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -360,6 +364,80 @@ static void test_open__limit_on_file_sizes__disk_full(void **state)
 	in_child("file_limit");
 }
 
+/* ---- kernels and containers that allow less ---- */
+
+static void memlock_child(void)
+{
+	struct rlimit limit = {64 << 10, 64 << 10};
+	uint8_t *slab = rig_buffer(8 << 20);
+	struct kvc_tier_entry entry;
+
+	CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+	if (getuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+		_exit(77);
+	store->io = "uring";
+	{
+		struct kvc_tier *tier;
+		char *error = NULL;
+
+		if (disk_store_try(store, &tier, &error) == KVC_UNSUPPORTED)
+			_exit(77);
+		rig_open(&store->rig, tier, true);
+	}
+	kvci_tier_register_memory(store->rig.tier, slab, 8 << 20);
+	for (uint64_t seed = 0; seed < 200; seed++) {
+		uint8_t *at = slab + seed % 8 * (1 << 20);
+
+		rig_record(at, seed, 100, &entry);
+		CHECK(rig_write(&store->rig, at, &entry) == KVC_OK);
+		memset(at, 0, 100 * 4096);
+		CHECK(rig_read(&store->rig, at, &entry, 0) == KVC_OK);
+		CHECK(rig_record_is(at, seed, 100));
+	}
+	kvci_tier_unregister_memory(store->rig.tier, slab, 8 << 20);
+	disk_store_close(store);
+	kvci_free(slab);
+}
+
+static void test_register__little_memlock__works_without(void **state)
+{
+	assert_int_equal(mkdir(store->folder, 0777), 0);
+	assert_int_equal(chmod(store->folder, 0777), 0);
+	in_child("memlock");
+}
+
+/* As the default profiles of Docker and containerd do. */
+static void no_uring_child(void)
+{
+	struct sock_filter steps[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(steps) / sizeof(steps[0]), steps};
+	struct kvc_tier *tier;
+	struct kvc_tier_entry entry;
+	char *error = NULL;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+		_exit(77);
+	store->io = "uring";
+	CHECK(disk_store_try(store, &tier, &error) == KVC_UNSUPPORTED);
+	CHECK(error != NULL && strstr(error, "io_uring") != NULL);
+	store->io = "auto";
+	disk_store_open(store);
+	CHECK(strcmp(kvci_disk_engine(store->rig.tier), "threads") == 0);
+	CHECK(rig_store(&store->rig, 1, 8, &entry) == KVC_OK);
+	CHECK(rig_load(&store->rig, 1, &entry) == KVC_OK);
+	disk_store_close(store);
+}
+
+static void test_open__io_uring_forbidden__threads_take_over(void **state)
+{
+	in_child("no_uring");
+}
+
 /* ---- allocations that fail ---- */
 
 static void sweep_log(void *context, enum kvci_log_level level, const char *line)
@@ -463,7 +541,8 @@ static int child_main(const char *name, const char *folder)
 {
 	static const struct { const char *name; void (*run)(void); } children[] = {
 		{"forbidden", forbidden_child}, {"full_at_open", full_at_open_child}, {"full_on_the_way", full_on_the_way_child},
-		{"filled_by_others", filled_by_others_child}, {"file_limit", file_limit_child},
+		{"filled_by_others", filled_by_others_child}, {"file_limit", file_limit_child}, {"memlock", memlock_child},
+		{"no_uring", no_uring_child},
 	};
 
 	store = kvci_alloc_zero(1, sizeof(*store));
@@ -498,6 +577,8 @@ int main(int argc, char **argv)
 		CASE(test_write__header_that_is_not_the_entrys__refused),
 		CASE(test_write__disk_smaller_than_the_capacity__fewer_segments),
 		CASE(test_write__disk_filled_by_others__goes_on_and_recovers),
+		CASE(test_register__little_memlock__works_without),
+		CASE(test_open__io_uring_forbidden__threads_take_over),
 		CASE(test_sweep__any_allocation_fails__no_memory_or_done_without),
 	};
 
