@@ -37,6 +37,9 @@ static const struct admin_entry admin_table[] = {
 	 "`action` (`start`, `status`, `stop`; default `status`), `rate` (bytes a second, default 256 MiB; with `start`)",
 	 "reads every block on disk again and checks it, at most at this rate; damaged ones are dropped, counted and named (the first 100). "
 	 "`start` answers at once; ask `status` for progress"},
+	{"check", true, admin_check, "",
+	 "walks all of the brain's invariants, for tests: `whole`, or the first that is `broken`. Holds up everything while it walks (a second "
+	 "for some million blocks)"},
 	{"fault", true, admin_fault, "`set` (text; `\"\"` lifts all): see tiers/filter/README.md",
 	 "the faults injected below the cache, for tests; with `set`, changes them"},
 };
@@ -106,8 +109,10 @@ static void admin_take_step(void *context)
 {
 	struct kvci_admin_question *question = context;
 
-	if (!question->step(question))
-		kvci_loop_timer_arm(question->core->loop, &question->timer, kvci_loop_now_ns(question->core->loop));
+	if (question->step(question))
+		return;
+	if (kvci_loop_timer_arm(question->core->loop, &question->timer, kvci_loop_now_ns(question->core->loop)) != KVC_OK)
+		admin_fail(question, KVC_NO_MEMORY, "out of memory");
 }
 
 void admin_step(struct kvci_admin_question *question, bool (*step)(struct kvci_admin_question *question))

@@ -82,6 +82,7 @@ void admin_clients(struct kvci_admin_question *question);
 void admin_config(struct kvci_admin_question *question);
 void admin_epochs(struct kvci_admin_question *question);
 void admin_health(struct kvci_admin_question *question);
+void admin_check(struct kvci_admin_question *question);
 void admin_fault(struct kvci_admin_question *question);
 void admin_flush(struct kvci_admin_question *question);
 void admin_ls(struct kvci_admin_question *question);

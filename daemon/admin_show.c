@@ -202,8 +202,8 @@ static void show_read_done(struct kvc_tier_request *request, kvc_status_t status
 	show->read_status = status;
 	if (show->question == NULL)
 		show_release(show);
-	else /* not inside the tier's poll */
-		kvci_loop_timer_arm(show->core->loop, &show->read_timer, kvci_loop_now_ns(show->core->loop));
+	else if (kvci_loop_timer_arm(show->core->loop, &show->read_timer, kvci_loop_now_ns(show->core->loop)) != KVC_OK)
+		show_read_ended(show); /* out of memory: inside the tier's poll, then */
 }
 
 static void show_read(struct show *show)

@@ -375,21 +375,24 @@ void admin_epochs(struct kvci_admin_question *question)
 
 /* ---- clients ---- */
 
+enum { STATE_CLIENTS_STEP = 16 };
+
+/* Their numbers first, all at once; each is looked up again when its turn comes. */
 struct state_clients {
-	struct kvci_admin_question *question;
+	uint32_t *ids;
+	uint32_t count, room, next;
 	json_t *list;
 };
 
-static void state_client(void *context, const struct kvci_conn *conn)
+static void state_client(struct kvci_admin_question *question, const struct kvci_conn *conn, json_t *list)
 {
-	struct state_clients *clients = context;
-	struct kvci_core *core = clients->question->core;
+	struct kvci_core *core = question->core;
 	struct kvci_conn_info info;
 	struct kvci_client_info held = {0};
 	json_t *object;
 
 	kvci_conn_info(conn, &info);
-	if (!clients->question->operator && strcmp(info.tenant, clients->question->tenant) != 0)
+	if (!question->operator && strcmp(info.tenant, question->tenant) != 0)
 		return;
 	object = json_object();
 	admin_set_uint(object, "client", info.client);
@@ -412,16 +415,62 @@ static void state_client(void *context, const struct kvci_conn *conn)
 		if (held.has_session)
 			admin_set_hex(object, "session", held.session_id, sizeof(held.session_id));
 	}
-	json_array_append_new(clients->list, object);
+	json_array_append_new(list, object);
+}
+
+static bool state_clients_step(struct kvci_admin_question *question)
+{
+	struct state_clients *clients = question->state;
+
+	for (unsigned i = 0; i < STATE_CLIENTS_STEP && clients->next < clients->count; i++) {
+		const struct kvci_conn *conn = kvci_server_conn(question->core->server, clients->ids[clients->next++]);
+
+		if (conn != NULL)
+			state_client(question, conn, clients->list);
+	}
+	if (clients->next < clients->count)
+		return false;
+	json_object_set(question->answer, "clients", clients->list);
+	admin_finish(question);
+	return true;
+}
+
+static void state_client_number(void *context, const struct kvci_conn *conn)
+{
+	struct state_clients *clients = context;
+
+	if (clients->count < clients->room)
+		clients->ids[clients->count++] = kvci_conn_client(conn);
+}
+
+static void state_clients_free(void *state)
+{
+	struct state_clients *clients = state;
+
+	json_decref(clients->list);
+	kvci_free(clients->ids);
+	kvci_free(clients);
 }
 
 void admin_clients(struct kvci_admin_question *question)
 {
-	struct state_clients clients = {.question = question, .list = json_array()};
+	struct state_clients *clients = kvci_alloc_zero(1, sizeof(*clients));
 
-	kvci_server_each(question->core->server, state_client, &clients);
-	json_object_set_new(question->answer, "clients", clients.list);
-	admin_finish(question);
+	if (clients == NULL) {
+		admin_fail(question, KVC_NO_MEMORY, "out of memory");
+		return;
+	}
+	question->state = clients;
+	question->state_free = state_clients_free;
+	clients->list = json_array();
+	clients->room = kvci_server_client_count(question->core->server);
+	clients->ids = kvci_alloc_zero(clients->room + 1, sizeof(clients->ids[0]));
+	if (clients->ids == NULL) {
+		admin_fail(question, KVC_NO_MEMORY, "out of memory");
+		return;
+	}
+	kvci_server_each(question->core->server, state_client_number, clients);
+	admin_step(question, state_clients_step);
 }
 
 /* ---- config ---- */
@@ -478,7 +527,17 @@ void admin_config(struct kvci_admin_question *question)
 		admin_fail(question, KVC_NOT_FOUND, "no such option");
 }
 
-/* ---- fault and flush ---- */
+/* ---- check, fault and flush ---- */
+
+void admin_check(struct kvci_admin_question *question)
+{
+	const char *broken = kvci_cache_check(question->core->cache);
+
+	admin_set_bool(question->answer, "whole", broken == NULL);
+	if (broken != NULL)
+		admin_set_text(question->answer, "broken", broken);
+	admin_finish(question);
+}
 
 void admin_fault(struct kvci_admin_question *question)
 {
@@ -527,7 +586,8 @@ static void state_flushed(struct kvci_flush_wait *wait, kvc_status_t status)
 
 	flush->waiting = false;
 	flush->status = status;
-	kvci_loop_timer_arm(flush->core->loop, &flush->timer, kvci_loop_now_ns(flush->core->loop));
+	if (kvci_loop_timer_arm(flush->core->loop, &flush->timer, kvci_loop_now_ns(flush->core->loop)) != KVC_OK)
+		state_flush_answer(flush); /* out of memory: now, then */
 }
 
 static void state_flush_free(void *state)

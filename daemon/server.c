@@ -43,7 +43,8 @@ struct server_client {
 	bool ending;          /* no more messages are taken: closed when its queue is sent */
 	bool cut;             /* its write side is shut: waits for its hang-up or death */
 	bool overrun;         /* its queue was full */
-	bool awake;           /* in need of step and finish this turn */
+	bool awake;           /* in need of step and finish this turn: in server->awake */
+	struct server_client *awake_next;
 	struct server_queued *queue, **queue_end;
 	uint32_t queued, queued_fds;
 };
@@ -61,11 +62,35 @@ struct kvci_server {
 	struct kvci_core *core;
 	struct server_listener *listeners;
 	struct server_client *clients;
+	struct server_client *awake;
 	uint32_t client_count;
 	bool quiet;
 };
 
 static void server_client_gone(struct server_client *client, const char *why);
+
+static void server_wake(void *context)
+{
+	struct server_client *client = context;
+
+	if (!client->awake) {
+		client->awake = true;
+		client->awake_next = client->server->awake;
+		client->server->awake = client;
+	}
+	kvci_core_wake(client->server->core);
+}
+
+static void server_forget_awake(struct server_client *client)
+{
+	struct server_client **place = &client->server->awake;
+
+	while (*place != NULL && *place != client)
+		place = &(*place)->awake_next;
+	if (*place != NULL)
+		*place = client->awake_next;
+	client->awake = false;
+}
 
 /* ---- what goes out ---- */
 
@@ -109,8 +134,7 @@ static void server_queue(struct server_client *client, const struct kvci_message
 	if (queued == NULL || (fd >= 0 && queued->fd < 0)) {
 		kvci_free(queued);
 		client->overrun = true; /* seen in this turn */
-		client->awake = true;
-		kvci_core_wake(client->server->core);
+		server_wake(client);
 		return;
 	}
 	*client->queue_end = queued;
@@ -133,14 +157,6 @@ static void server_send(void *context, const struct kvci_message *message, int f
 			return; /* its hang-up comes by the loop */
 	}
 	server_queue(client, message, fd);
-}
-
-static void server_wake(void *context)
-{
-	struct server_client *client = context;
-
-	client->awake = true;
-	kvci_core_wake(client->server->core);
 }
 
 static void server_flush_queue(struct server_client *client)
@@ -195,6 +211,7 @@ static void server_client_gone(struct server_client *client, const char *why)
 	kvci_loop_unwatch(server->core->loop, client->watch);
 	kvci_loop_unwatch(server->core->loop, client->pid_watch);
 	kvci_conn_destroy(client->conn);
+	server_forget_awake(client);
 	while (client->queue != NULL)
 		server_queue_drop(client);
 	close(client->fd);
@@ -300,27 +317,35 @@ static void server_client_ready(void *context, uint32_t epoll_events)
 
 bool kvci_server_turn(struct kvci_server *server)
 {
-	struct server_client *client = server->clients;
-	bool more = false;
+	struct server_client *client = server->awake;
+	struct server_client *busy = NULL;
 
+	server->awake = NULL;
 	while (client != NULL) {
-		struct server_client *next = client->next;
+		struct server_client *next = client->awake_next;
 
-		if (client->awake) {
-			client->awake = false;
-			if (client->overrun && !client->cut)
-				server_cut(client, "it does not read its answers");
-			kvci_conn_step(client->conn);
-			kvci_conn_finish(client->conn);
-			if (kvci_conn_busy(client->conn)) {
-				client->awake = true;
-				more = true;
-			}
-			server_watch(client);
+		if (client->overrun && !client->cut)
+			server_cut(client, "it does not read its answers");
+		kvci_conn_step(client->conn);
+		client->awake = false;
+		kvci_conn_finish(client->conn);
+		if (kvci_conn_busy(client->conn) && !client->awake) {
+			client->awake = true;
+			client->awake_next = busy;
+			busy = client;
 		}
+		server_watch(client);
 		client = next;
 	}
-	return more;
+	/* For the next turn, in front of those that woke up meanwhile. */
+	while (busy != NULL) {
+		struct server_client *next = busy->awake_next;
+
+		busy->awake_next = server->awake;
+		server->awake = busy;
+		busy = next;
+	}
+	return server->awake != NULL;
 }
 
 /* ---- new clients ---- */
@@ -493,6 +518,14 @@ void kvci_server_slab_gone(struct kvci_server *server, uint32_t slab)
 uint32_t kvci_server_client_count(const struct kvci_server *server)
 {
 	return server->client_count;
+}
+
+const struct kvci_conn *kvci_server_conn(const struct kvci_server *server, uint32_t client_id)
+{
+	for (struct server_client *client = server->clients; client != NULL; client = client->next)
+		if (kvci_conn_client(client->conn) == client_id)
+			return client->conn;
+	return NULL;
 }
 
 void kvci_server_each(struct kvci_server *server, void (*visit)(void *context, const struct kvci_conn *conn), void *context)

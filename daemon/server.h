@@ -36,6 +36,8 @@ bool kvci_server_turn(struct kvci_server *server);
 /* Tells those clients that know the slab. */
 void kvci_server_slab_gone(struct kvci_server *server, uint32_t slab);
 uint32_t kvci_server_client_count(const struct kvci_server *server);
+/* NULL: it has gone. */
+const struct kvci_conn *kvci_server_conn(const struct kvci_server *server, uint32_t client_id);
 /* Each connection that said HELLO. */
 void kvci_server_each(struct kvci_server *server, void (*visit)(void *context, const struct kvci_conn *conn), void *context);
 

@@ -466,6 +466,7 @@ def questions_about_blocks():
         check([(one["hit"], one.get("miss")) for one in answer["keys"]] == [(True, None), (False, "damaged"), (False, "never_stored")], str(answer))
         check(daemon.ask("drop", {"key": other})["dropped"] == other, "drop")
         check(daemon.ask("match", {"hashes": [other]})["keys"][0]["miss"] == "dropped", "a dropped block")
+        check(daemon.ask("check") == {"whole": True}, str(daemon.ask("check")))
         check(daemon.ask("epochs")["ledger"]["spaces"] == len(daemon.ask("spaces")["spaces"]) > 0, "spaces")
     return f"{len(seen)} blocks"
 
