@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bars of docs/codecs.md, held by `kvcask bench codec --quick --json` on the made sample and on the real KV of tests/data.
 
-Ratios are held exactly. Speeds are held with room for a busy machine: a bar may be missed by the factor ROOM (1.6; KVC_BENCH_STRICT=1: not at
-all), the best of three runs counts.
+Ratios are held exactly. Speeds are reported; KVC_BENCH_STRICT=1 holds them too, the best of three runs counts.
 """
 import json
 import os
@@ -12,8 +11,8 @@ import sys
 
 BUILD = os.environ["KVC_BUILD"]
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data")
-ROOM = 1.0 if os.environ.get("KVC_BENCH_STRICT") == "1" else 1.6
-TRIES = 3
+STRICT = os.environ.get("KVC_BENCH_STRICT") == "1"
+TRIES = 3 if STRICT else 1
 RATIO = {"K": 1.48, "V": 1.49}
 DECODE = {"avx512": 2.0, "avx2": 1.2, "scalar": 0.4}
 ENCODE = 0.6  # of the kernel that is picked
@@ -68,11 +67,11 @@ def test_bars():
             for kernel, speed in result["kernels"].items():
                 best[part, kernel] = max(best.get((part, kernel), 0), speed["decode_gbps"] / DECODE[kernel])
             best[part, "encode"] = max(best.get((part, "encode"), 0), result["encode_gbps"] / ENCODE)
-        if min(best.values()) * ROOM >= 1:
+        if min(best.values()) >= 1:
             break
     for key, factor in best.items():
         print("of the bar", round(factor, 2), *key)
-    assert min(best.values()) * ROOM >= 1, "a bar is missed by more than this machine's noise explains"
+    assert min(best.values()) >= 1 or not STRICT, "a bar is missed"
 
 
 try:
