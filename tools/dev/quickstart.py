@@ -224,6 +224,9 @@ def main() -> None:
         look_inside(Tool(arguments.build, arguments.look))
         return
     _began -= arguments.seconds
+    # The environment is over the config file: what the user's other daemon is told is not meant for this one.
+    for name in [name for name in os.environ if name.startswith("KVCASK_")]:
+        del os.environ[name]
     store = None
     try:
         store = Store(arguments.build, arguments.folder)

@@ -58,11 +58,12 @@ int tool_open(struct tool *tool)
 
 int tool_failed_status(const struct tool *tool, const char *what, kvc_status_t status)
 {
-	const char *more = kvc_last_error();
+	const char *more = kvc_last_error()[0] != '\0' ? kvc_last_error() : kvc_status_text(status);
 
-	if (more[0] != '\0')
-		return tool_failed(tool, "%s: %s", what, more);
-	return tool_failed(tool, "%s: %s", what, kvc_status_text(status));
+	/* The command has the question's name most of the time. */
+	if (strcmp(what, tool->command->name) == 0)
+		return tool_failed(tool, "%s", more);
+	return tool_failed(tool, "%s: %s", what, more);
 }
 
 kvc_status_t tool_try(struct tool *tool, const char *question, json_t *arguments, json_t **ret_answer)

@@ -81,8 +81,10 @@ static int verify_online(struct tool *tool, json_t *arguments)
 	}
 	print_progress_end(&progress);
 	result = verify_print(tool, answer);
+	if (result == TOOL_OK && !tool_true(answer, "complete"))
+		result = tool_failed(tool, "stopped before the end");
 	json_decref(answer);
-	return result == TOOL_OK && stopped ? TOOL_FAILED : result;
+	return result;
 }
 
 /* ---- on a folder ---- */

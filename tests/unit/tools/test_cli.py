@@ -13,6 +13,9 @@ import time
 import unittest
 from pathlib import Path
 
+# The environment is over what the tests tell a daemon.
+for name in [name for name in os.environ if name.startswith("KVCASK_")]:
+    del os.environ[name]
 BUILD = Path(os.environ.get("KVC_BUILD", Path(__file__).resolve().parents[3] / "build"))
 COMMANDS = "stat spaces ls show clients match drop flush verify bench config fault loadgen".split()
 # A small world: 6 requests of 300 tokens, 4 blocks of 64 each, the first 2 shared by every other request.
@@ -406,6 +409,21 @@ class Changes(unittest.TestCase):
         self.assertIn("1 blocks were damaged", done.stderr)
         answer = self.daemon.json("verify", "--status", code=1)
         self.assertEqual((answer["damaged"], [b["key"] for b in answer["damaged_blocks"]]), (1, [key]))
+
+    def test_verify__stopped_by_another__is_not_a_clean_end(self):
+        environment = dict(os.environ, KVCASK_SOCKET=str(self.daemon.socket))
+        slow = subprocess.Popen([BUILD / "bin" / "kvcask", "verify", "--rate", "1MiB"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True, env=environment)
+        until = time.monotonic() + 20
+        while not self.daemon.json("verify", "--status")["running"]:
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.02)
+        self.assertIn("runs already", self.daemon("verify", code=1).stderr)
+        self.daemon("verify", "--stop")
+        out, said = slow.communicate(timeout=60)
+        self.assertEqual(slow.returncode, 1)
+        self.assertRegex(out, "^stopped: ")
+        self.assertIn("stopped before the end", said)
 
     def test_verify__a_folder__finds_the_damaged_record_and_changes_nothing(self):
         self.assertIn("in use", self.daemon("verify", "--dir", self.daemon.data, code=1).stderr)
