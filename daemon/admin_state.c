@@ -603,13 +603,14 @@ static void state_flush_free(void *state)
 void admin_flush(struct kvci_admin_question *question)
 {
 	struct state_flush *flush = kvci_alloc_zero(1, sizeof(*flush));
+	struct kvci_core *core = question->core;
 	kvc_status_t status;
 
 	if (flush == NULL) {
 		admin_fail(question, KVC_NO_MEMORY, "out of memory");
 		return;
 	}
-	flush->core = question->core;
+	flush->core = core;
 	flush->question = question;
 	flush->waiting = true;
 	flush->wait.done = state_flushed;
@@ -618,10 +619,10 @@ void admin_flush(struct kvci_admin_question *question)
 	flush->timer.context = flush;
 	question->state = flush;
 	question->state_free = state_flush_free;
-	status = kvci_cache_flush(question->core->cache, &flush->wait);
+	status = kvci_cache_flush(core->cache, &flush->wait);
 	if (status != KVC_OK) {
 		flush->waiting = false;
 		admin_fail(question, status, "%s", kvc_status_text(status));
 	}
-	kvci_core_wake(question->core);
+	kvci_core_wake(core); /* the question may be over */
 }

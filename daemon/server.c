@@ -174,7 +174,7 @@ static void server_flush_queue(struct server_client *client)
 /* ---- the ways in which a client goes ---- */
 
 /* We end it: it may still be writing into its slab, so its memory stays until it hangs up or dies. */
-static void server_cut(struct server_client *client, const char *why)
+static void server_cut(struct server_client *client, const char *why, bool half_closed)
 {
 	if (client->cut)
 		return;
@@ -184,7 +184,9 @@ static void server_cut(struct server_client *client, const char *why)
 		server_queue_drop(client);
 	KVCI_LOG_LIMITED(KVCI_LOG_WARN, "server", "client %u is cut off: %s", kvci_conn_client(client->conn), why);
 	kvci_stat_add(&client->server->core->stats, KVCI_STAT_CLIENTS_CUT_OFF, 1);
-	shutdown(client->fd, SHUT_WR);
+	/* With both directions shut the socket would read as hung up while the client lives. */
+	if (!half_closed)
+		shutdown(client->fd, SHUT_WR);
 	server_watch(client);
 }
 
@@ -199,7 +201,7 @@ static void server_end(struct server_client *client)
 	if (kvci_conn_client(client->conn) == 0)
 		server_client_gone(client, "ended");
 	else
-		server_cut(client, "it does not keep to the protocol");
+		server_cut(client, "it does not keep to the protocol", false);
 }
 
 static void server_client_gone(struct server_client *client, const char *why)
@@ -238,17 +240,17 @@ static void server_client_died(void *context, uint32_t epoll_events)
 
 /* ---- what comes in ---- */
 
-static bool server_hung_up(const struct server_client *client)
+static int server_poll(const struct server_client *client)
 {
-	struct pollfd poll_fd = {.fd = client->fd};
+	struct pollfd poll_fd = {.fd = client->fd, .events = POLLRDHUP};
 
-	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & (POLLHUP | POLLERR)) != 0;
+	return poll(&poll_fd, 1, 0) == 1 ? poll_fd.revents : 0;
 }
 
 static bool server_receive_one(struct server_client *client)
 {
 	struct kvci_message message;
-	int fd = -1;
+	int fd = -1, hung_up;
 	kvc_status_t status = kvci_channel_receive(client->fd, &message, &fd);
 
 	if (fd >= 0) { /* no message of a client brings one */
@@ -266,10 +268,11 @@ static bool server_receive_one(struct server_client *client)
 		return false;
 	case KVC_GONE:
 		/* Or it has shut one direction only, or sent an empty message, and lives on. */
-		if (server_hung_up(client))
+		hung_up = server_poll(client);
+		if ((hung_up & (POLLHUP | POLLERR)) != 0)
 			server_client_gone(client, "hung up");
 		else
-			server_cut(client, "it sends no more messages");
+			server_cut(client, "it sends no more messages", (hung_up & POLLRDHUP) != 0);
 		return false;
 	default: {
 		struct kvci_message answer;
@@ -325,7 +328,7 @@ bool kvci_server_turn(struct kvci_server *server)
 		struct server_client *next = client->awake_next;
 
 		if (client->overrun && !client->cut)
-			server_cut(client, "it does not read its answers");
+			server_cut(client, "it does not read its answers", false);
 		kvci_conn_step(client->conn);
 		client->awake = false;
 		kvci_conn_finish(client->conn);

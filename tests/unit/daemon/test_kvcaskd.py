@@ -22,9 +22,9 @@ from harness import SLOW, Daemon, check, loadgen  # noqa: E402
 
 MESSAGE = struct.Struct("<IHHIiIIIIQQQQQQQQ16s48s32s")
 MAGIC = 0x4C435651
-HELLO, BIND, MATCH, ADMIN, PING = 1, 2, 3, 17, 19
+HELLO, BIND, MATCH, RESERVE, SLAB_MAPPED, ADMIN, PING = 1, 2, 3, 8, 9, 17, 19
 NO_SESSION = 2
-PROTOCOL, DENIED = 409, 404
+PENDING, PROTOCOL = 202, 409
 FIELDS = ("magic", "type", "high", "tag", "status", "flags", "binding", "count", "first", "array_offset", "array_bytes",
           "reply_offset", "reply_bytes", "a", "b", "c", "d", "id", "text", "reserved")
 
@@ -289,6 +289,65 @@ def client_that_does_not_read():
         check(len(daemon.ask("clients")["clients"]) == clients - 1, "what was cut off is not let go when it hangs up")
         check(witness.alive(), "after all")
     return f"{sent} messages unread; another client waited {worst * 1e3:.1f} ms at most"
+
+
+def reserve_raw(client):
+    """Binds and reserves one block, as far as a client without our library can: the slab is mapped by nobody."""
+    form = struct.pack("<16I", 64, 2, 16, 16, 1, 64, 64, 2, 2, 1, 0, 1, 0, 0, 1, 0)
+    fields = struct.pack("<I", 3)
+    for name, value in (("model", "m"), ("kv_dtype", "bfloat16"), ("hash_algorithm", "h")):
+        fields += struct.pack("<H", len(name)) + name.encode() + struct.pack("<I", len(value)) + value.encode()
+    client.window[: len(form + fields)] = form + fields
+    answer, _ = client.ask(BIND, array_bytes=len(form + fields))
+    check(answer["status"] == 0, f"BIND: {answer}")
+    client.window[:80] = os.urandom(32) + bytes(32) + struct.pack("<QII", 0, 16, 0)
+    reserve = {"binding": answer["binding"], "count": 1, "array_bytes": 80, "reply_offset": 4096, "reply_bytes": 48}
+    answer, fds = client.ask(RESERVE, **reserve)
+    if answer["status"] == PENDING:
+        os.close(fds[0])
+        mapped, _ = client.ask(SLAB_MAPPED, a=answer["a"])
+        check(mapped["status"] == 0, f"SLAB_MAPPED: {mapped}")
+        answer, _ = client.ask(RESERVE, **reserve)
+    check(answer["status"] == 0 and struct.unpack_from("<i", client.window, 4096)[0] == 0, f"RESERVE: {answer}")
+
+
+def memory_of_a_client_that_is_cut_off():
+    """It may still be writing: what it reserved stays reserved until it hangs up or dies."""
+    with Daemon("cut") as daemon:
+        daemon.start()
+        ways = {
+            "malformed message": lambda client: client.socket.send(b"x"),
+            "nothing": lambda client: client.socket.send(b""),
+            "half closed": lambda client: client.socket.shutdown(socket.SHUT_WR),
+            "unknown message": lambda client: client.socket.send(message(9999)),
+        }
+        for name, break_it in ways.items():
+            client = Raw(daemon)
+            reserve_raw(client)
+            break_it(client)
+            # A half-closed one is told by nothing: shutting the other half would read as its own hang-up.
+            check(name == "half closed" or client.hung_up(), f"{name}: not cut off")
+            time.sleep(0.2)
+            check(daemon.ask("stat")["totals"]["reserved_bytes"] > 0, f"{name}: its memory was given away while it lives")
+            client.close()
+            end = time.monotonic() + 5 * SLOW
+            while daemon.ask("stat")["totals"]["reserved_bytes"] > 0 and time.monotonic() < end:
+                time.sleep(0.02)
+            check(daemon.ask("stat")["totals"]["reserved_bytes"] == 0, f"{name}: not free after it hung up")
+        # A dead client whose forked child keeps the socket open.
+        pid = os.fork()
+        if pid == 0:
+            client = Raw(daemon)
+            reserve_raw(client)
+            if os.fork() == 0:
+                time.sleep(20)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        time.sleep(0.2)
+        check(daemon.ask("stat")["totals"]["reserved_bytes"] == 0, "a forked child keeps a dead client's memory")
+        check(daemon.ask("check") == {"whole": True}, "invariants")
+    return f"{len(ways)} ways to be cut off"
 
 
 def client_that_floods():
@@ -557,6 +616,7 @@ CASES = {
     "second_signal_ends_at_once": second_signal_ends_at_once,
     "malformed_messages": malformed_messages,
     "client_that_does_not_read": client_that_does_not_read,
+    "memory_of_a_client_that_is_cut_off": memory_of_a_client_that_is_cut_off,
     "client_that_floods": client_that_floods,
     "many_clients_come_and_go": many_clients_come_and_go,
     "web_server": web_server,
