@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
@@ -250,10 +251,10 @@ def disk_full():
     return "tmpfs of 40 MiB" if mounted else "by the fault filter"
 
 
-def start_and_end(daemon, **popen):
+def start_and_end(daemon):
     """Starts a daemon that is to refuse; its exit code and what it says."""
     done = subprocess.run([harness.program("kvcaskd"), "--config", daemon.config()], capture_output=True, text=True, timeout=30 * SLOW,
-                          check=False, stdin=subprocess.DEVNULL, **popen)
+                          check=False, stdin=subprocess.DEVNULL)
     return done.returncode, done.stderr.strip()
 
 
@@ -274,20 +275,23 @@ def folder_in_use():
 def folder_forbidden():
     if os.geteuid() != 0:
         return "skipped in part: not root"
-    with Daemon("forbidden") as daemon:
-        os.chmod(daemon.data_dir, 0o500)
+    # Another user may not reach the build folder (a clone in /root): program, configuration and folder go where all can.
+    with Daemon("forbidden") as daemon, tempfile.TemporaryDirectory(prefix="kvc-") as outside:
+        os.chmod(outside, 0o755)
         os.chmod(daemon.socket_folder, 0o777)
-        for path in (daemon.folder, os.path.join(daemon.folder, "kvcaskd.yaml")):
-            daemon.config()
-            os.chmod(path, 0o755)
+        own, daemon.data_dir = daemon.data_dir, os.path.join(outside, "data")
+        os.mkdir(daemon.data_dir, 0o500)
+        program = shutil.copy(harness.program("kvcaskd"), outside)
+        config = shutil.copy(daemon.config(), outside)
+        os.chmod(config, 0o644)
         probe = subprocess.run(["true"], user=65534, group=65534, extra_groups=[], check=False, cwd="/")
         check(probe.returncode == 0, "cannot become another user")
-        try:
-            code, said = start_and_end(daemon, user=65534, group=65534, extra_groups=[], cwd="/")
-        except PermissionError as error:
-            raise Failure(f"another user cannot reach the build folder: {error}") from error
-        check(code == 1, f"exit code {code}: {said}")
+        done = subprocess.run([program, "--config", config], capture_output=True, text=True, timeout=30 * SLOW, check=False,
+                              stdin=subprocess.DEVNULL, user=65534, group=65534, extra_groups=[], cwd="/")
+        said = done.stderr.strip()
+        check(done.returncode == 1, f"exit code {done.returncode}: {said}")
         check(daemon.data_dir in said, f"the error names not the folder: {said}")
+        daemon.data_dir = own
     return said.splitlines()[-1]
 
 
