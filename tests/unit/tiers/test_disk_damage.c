@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/record.h"
 #include "tests/unit/tiers/disk_rig.h"
+#include "tiers/disk/db.h"
 #include "tiers/disk/verify.h"
 
 enum { COUNT = 60, PAGES = 40 }; /* 9.4 MiB in segments of 4 MiB */
@@ -348,6 +349,39 @@ static void test_disk__segment_replaced_by_an_older_generation__all_in_it_a_miss
 		                          &store->rig.index.entries[i]), KVC_OK);
 }
 
+/* Reclaiming takes the old entries out of the index, which would grow for ever else. */
+static void test_disk__segments_reused__index_holds_no_entry_of_an_older_generation(void **state)
+{
+	struct kvci_disk_cursor *cursor;
+	struct kvci_disk_db *db;
+	struct kvc_tier_entry entry;
+	char path[600], *error = NULL;
+	uint64_t found = 0, written = 0;
+
+	disk_store_open(store);
+	/* Records of other lengths lie on other pages than those before. */
+	do {
+		assert_int_equal(rig_store(&store->rig, 3000 + written++, 53, &entry), KVC_OK);
+	} while (entry.place.segment != 1 || entry.place.generation < 20);
+	disk_store_close(store);
+	snprintf(path, sizeof(path), "%s/index", store->folder);
+	assert_int_equal(kvci_disk_db_open(path, &db, &error), KVC_OK);
+	assert_int_equal(kvci_disk_cursor_create(db, &cursor), KVC_OK);
+	for (uint32_t segment = 0; segment < 16; segment++) {
+		struct kvci_disk_header header;
+
+		disk_store_header(store, segment, &header);
+		kvci_disk_cursor_seek(cursor, segment, 0);
+		while (kvci_disk_cursor_next(cursor, &entry, NULL)) {
+			assert_int_equal(entry.place.generation, header.generation);
+			found++;
+		}
+	}
+	assert_true(found > 100 && found <= written);
+	kvci_disk_cursor_destroy(cursor);
+	kvci_disk_db_close(db);
+}
+
 static void test_disk__segment_replaced_by_an_older_copy_of_its_generation__what_came_later_is_refused(void **state)
 {
 	uint32_t head = entries[COUNT - 1].place.segment;
@@ -599,6 +633,7 @@ int main(void)
 		CASE(test_disk__index_block_damaged__made_anew_while_running),
 		CASE(test_disk__index_replaced_by_an_older_one__all_hits),
 		CASE(test_disk__segment_replaced_by_an_older_generation__all_in_it_a_miss),
+		CASE(test_disk__segments_reused__index_holds_no_entry_of_an_older_generation),
 		CASE(test_disk__segment_replaced_by_an_older_copy_of_its_generation__what_came_later_is_refused),
 		CASE(test_disk__one_header_copy_damaged__nothing_is_lost),
 		CASE(test_disk__header_page_overwritten__the_index_still_knows),
