@@ -23,7 +23,7 @@
 #endif
 
 enum {
-	SLABS_STEP_BYTES = 4 << 20,
+	SLABS_STEP_BYTES = 1 << 20, /* the address space's lock is held for so long: the engine maps memory, too */
 	SLABS_PAGER_NICE = 10,
 };
 
@@ -87,6 +87,9 @@ static void slabs_unmap(struct kvc_client *client, struct slab *slab)
 {
 	slabs_unlink(client, slab);
 	client_unlock(client);
+	/* In steps first: one long munmap would hold that lock all the while. */
+	for (uint64_t at = 0; slab->base != NULL && at < slab->bytes; at += SLABS_STEP_BYTES)
+		madvise(slab->base + at, slab->bytes - at < SLABS_STEP_BYTES ? slab->bytes - at : SLABS_STEP_BYTES, MADV_DONTNEED);
 	if (slab->base != NULL)
 		munmap(slab->base, slab->bytes);
 	kvci_free(slab);
