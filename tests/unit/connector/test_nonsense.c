@@ -97,18 +97,19 @@ static void test_nonsense__spoiled_extents__are_refused(void **state)
 {
 	struct fixture *fixture = &world.fixture;
 	struct kvc_request request = fixture_request("n");
-	unsigned which;
 
 	world_begin(&world, 0, 1);
 	store_and_lease("n");
-	fake_set_script(&world.server, script_spoil_extent, &which);
-	for (which = 0; which < 10; which++) {
-		kvc_status_t status = kvc_load(fixture->space, &request, 0, 1, fixture->pages_back, FIXTURE_SECOND, NULL);
+	for (unsigned i = 0; i < 10; i++) {
+		unsigned which = i; /* the server's thread reads it: handed over under the server's lock */
+		kvc_status_t status;
 
+		fake_set_script(&world.server, script_spoil_extent, &which);
+		status = kvc_load(fixture->space, &request, 0, 1, fixture->pages_back, FIXTURE_SECOND, NULL);
+		fake_set_script(&world.server, NULL, NULL);
 		assert_int_not_equal(status, KVC_OK);
 		assert_false(fixture_loaded(fixture, 0));
 	}
-	fake_set_script(&world.server, NULL, NULL);
 	assert_int_equal(load_all("n", FIXTURE_SECOND, NULL), KVC_OK);
 	world_end(&world);
 }
