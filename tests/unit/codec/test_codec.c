@@ -231,10 +231,52 @@ static void test_codec_raw__out_too_small__invalid_and_untouched(void **context)
 	assert_int_equal(out[0], GUARD);
 }
 
+/* A spec names a codec and what it is asked for; every wrong word is named. */
+static void test_codec_spec__right_and_wrong(void **context)
+{
+	static const struct {
+		const char *text;
+		kvc_status_t status;
+		const char *wrong;
+	} cases[] = {
+		{"raw", KVC_OK, NULL},          {"split", KVC_OK, NULL},
+		{"", KVC_INVALID, ""},          {"no-such-codec", KVC_NOT_FOUND, "no-such-codec"},
+		{":step=1", KVC_INVALID, ":step=1"}, {"raw:step=0.5", KVC_INVALID, "step=0.5"},
+		{"raw:", KVC_INVALID, ""},      {"a-name-that-is-far-too-long-for-a-codec", KVC_INVALID, "a-name-that-is-far-too-long-for-a-codec"},
+	};
+
+	(void)context;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const struct kvc_codec_ops *ops = NULL;
+		struct kvc_codec_params params;
+		const char *wrong = NULL;
+
+		assert_int_equal(kvc_codec_spec_parse(cases[i].text, &ops, &params, &wrong), cases[i].status);
+		if (cases[i].wrong == NULL)
+			assert_true(wrong == NULL && strcmp(ops->name, cases[i].text) == 0);
+		else
+			assert_string_equal(wrong, cases[i].wrong);
+	}
+	/* Every lossy codec takes what it says it takes, and its defaults are within the bounds. */
+	for (size_t i = 0; kvc_codec_at(i) != NULL; i++) {
+		const struct kvc_codec_ops *ops = kvc_codec_at(i), *found;
+		struct kvc_codec_params params;
+		const char *wrong;
+		char text[64];
+
+		snprintf(text, sizeof(text), "%s:sinks=4", ops->name);
+		assert_int_equal(kvc_codec_spec_parse(text, &found, &params, &wrong),
+		                 (ops->params & KVC_CODEC_PARAM_SINKS) != 0 ? KVC_OK : KVC_INVALID);
+		snprintf(text, sizeof(text), "%s:sinks=65", ops->name);
+		assert_int_equal(kvc_codec_spec_parse(text, &found, &params, &wrong), KVC_INVALID);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_codec_table__each_entry__complete_and_found),
+		cmocka_unit_test(test_codec_spec__right_and_wrong),
 		cmocka_unit_test(test_codec__any_contents__come_back),
 		cmocka_unit_test(test_codec__damaged_stream__answered_inside_the_buffers),
 		cmocka_unit_test(test_codec__stream_cut_short__corrupt),
