@@ -4,7 +4,7 @@
     with-engine bench_vllm.py [--dtype float32|bfloat16] [--tokens 1800] [--cold 20] [--hits 15] [--fault NAME] [--json] [--check]
 
 Two engines stand side by side on the same core, one with kvcask and one without, and get the same fresh prompts in turn, each first every other
-time. Per pair:
+time; the one that is not asked is stopped (SIGSTOP), since vLLM spins for a second after each step. Per pair:
     cold   time of generate(max_tokens=1) with kvcask to without, nothing stored anywhere; and CPU time of all processes, kvcaskd's too
     hit    the same prompt again: with kvcask after a reset of vLLM's own cache, to vLLM's own cache in the engine without
 The median of the ratios, its 95 % bootstrap interval and its spread (interquartile range to median) are printed; --json: one object a line as
@@ -65,29 +65,49 @@ class Pair:
         self.daemon, self.ours, self.other, self.length = daemon, ours, other, length
         self.source = Prompts(seed)
 
-    def both(self, prompt: list[int], ours_first: bool) -> tuple[float, float]:
+        self.other.pause()
+
+    def both(self, prompt: list[int], ours_first: bool) -> tuple[dict, dict]:
+        """The answers of ours and of the other. Outside of it ours runs and the other is stopped."""
         if ours_first:
-            ours = self.ours.generate([prompt], 1)
-            self.settle()
-            other = self.other.generate([prompt], 1)
+            ours = self.generate_ours(prompt)
+            other = self.generate_other(prompt)
         else:
-            other = self.other.generate([prompt], 1)
-            ours = self.ours.generate([prompt], 1)
-            self.settle()
+            other = self.generate_other(prompt)
+            ours = self.generate_ours(prompt)
         if ours["results"][0]["tokens"] != other["results"][0]["tokens"]:
             self.differ += 1
-        return ours["seconds"], other["seconds"]
+        return ours, other
 
     differ = 0
 
-    def cpu(self) -> tuple[float, float]:
-        ours = sum(self.ours.ask("cpu").values()) + process_cpu(self.daemon.process.pid)
-        return ours, sum(self.other.ask("cpu").values())
-
-    def settle(self) -> None:
-        """Writes of our prompt to the disk belong to its own CPU time, not to the other engine's clock."""
+    def generate_ours(self, prompt: list[int]) -> dict:
+        answer = self.ours.generate([prompt], 1)
+        self.settle()
         if self.flushes:
             self.daemon.flush()
+        return answer
+
+    def generate_other(self, prompt: list[int]) -> dict:
+        self.ours.pause()
+        self.other.resume()
+        answer = self.other.generate([prompt], 1)
+        self.settle()
+        self.other.pause()
+        self.ours.resume()
+        return answer
+
+    def cpu(self) -> tuple[float, float]:
+        ours = sum(self.ours.ask("cpu").values()) + process_cpu(self.daemon.process.pid)
+        self.other.resume()
+        other = sum(self.other.ask("cpu").values())
+        self.other.pause()
+        return ours, other
+
+    def settle(self) -> None:
+        """Until vLLM's spinning has ended, the same for both, so that it counts for neither; and what follows a request (stores, writes to the disk)
+        belongs to its own CPU time, not to the other engine's clock."""
+        time.sleep(1.2)
 
     flushes = True
 
@@ -98,8 +118,10 @@ def cold_pairs(pair: Pair, count: int, prompts: list | None = None) -> dict:
     for number in range(count):
         prompt = prompts[number] if prompts else pair.source.fresh(pair.length)
         a, b = pair.both(prompt, number % 2 == 0)
-        ours.append(a)
-        other.append(b)
+        ours.append(a["seconds"])
+        other.append(b["seconds"])
+        if os.environ.get("KVC_BENCH_PAIRS") == "1":
+            print(f"pair {number}: ours {a['seconds']:.3f}, other {b['seconds']:.3f}", file=sys.stderr, flush=True)
     after = pair.cpu()
     cpu = (after[0] - before[0], after[1] - before[1])
     return {"ours": ours, "other": other, "cpu": cpu}
@@ -112,12 +134,7 @@ def hit_pairs(pair: Pair, count: int) -> dict:
         pair.both(prompt, number % 2 == 0)
         assert pair.ours.reset()
         before = pair.ours.kvcask().get("loaded_blocks", 0)
-        if number % 2 == 0:
-            a = pair.ours.generate([prompt], 1)
-            b = pair.other.generate([prompt], 1)
-        else:
-            b = pair.other.generate([prompt], 1)
-            a = pair.ours.generate([prompt], 1)
+        a, b = pair.both(prompt, number % 2 == 0)
         loaded = pair.ours.kvcask()["loaded_blocks"] - before
         assert loaded == (pair.length - 1) // harness.BLOCK, f"{loaded} blocks were loaded"
         assert b["results"][0]["cached"] == loaded * harness.BLOCK, "vLLM's own cache did not hit"
