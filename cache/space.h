@@ -27,7 +27,8 @@
 	X(adapter, "adapter identity, by content")                                                                      \
 	X(hash_algorithm, "how block hashes are made")                                                                  \
 	X(hash_root, "root of the chains")                                                                              \
-	X(extra, "whatever else the values depend on")
+	X(extra, "whatever else the values depend on")                                                                  \
+	X(codec, "what loss the space allows below memory: a codec spec, or max_kl=NUMBER; empty: none")
 
 enum { KVCI_SPACE_FIELD_BYTES_MAX = 4096 };
 

@@ -5,7 +5,7 @@
 #include "base/alloc.h"
 #include "connector/internal.h"
 
-enum { SPACE_FIELD_BYTES_MAX = 4096, SPACE_FIELDS = 9 };
+enum { SPACE_FIELD_BYTES_MAX = 4096, SPACE_FIELDS = 10 };
 
 /* ---- fields ---- */
 
@@ -25,6 +25,7 @@ static void space_list_fields(const struct kvc_space_desc *desc, struct space_fi
 	fields[6] = (struct space_field){"hash_algorithm", desc->hash_algorithm, true};
 	fields[7] = (struct space_field){"hash_root", desc->hash_root, false};
 	fields[8] = (struct space_field){"extra", desc->extra, false};
+	fields[9] = (struct space_field){"codec", desc->codec, false};
 }
 
 static kvc_status_t space_check_fields(const struct space_field fields[SPACE_FIELDS])

@@ -102,6 +102,9 @@ struct kvc_space_desc {
 	const char *hash_algorithm; /* required: "sha256_cbor", ... */
 	const char *hash_root;
 	const char *extra;
+	/* What loss the space allows to blocks that leave memory: a codec by name ("int8", "kv4:bits=4,group=64"), or "max_kl=0.002". NULL:
+	 * none, bytes come back as they were stored. A space that allows loss shares no block with one that does not. */
+	const char *codec;
 };
 
 kvc_status_t kvc_space_open(struct kvc_client *client, const struct kvc_space_desc *desc, const struct kvc_form *form,

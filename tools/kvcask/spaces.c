@@ -59,7 +59,8 @@ static void spaces_form_line(const json_t *form)
 static void spaces_long(const json_t *list)
 {
 	static const char *const fields[] = { "tenant", "model_name",     "model",     "kv_dtype", "kv_quant",
-		                              "rope",   "adapter",        "hash_algorithm", "hash_root", "extra" };
+		                              "rope",   "adapter",        "hash_algorithm", "hash_root", "extra",
+		                              "codec" };
 	json_t *space, *form;
 	size_t i, j;
 

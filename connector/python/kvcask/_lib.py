@@ -101,6 +101,7 @@ SPACE_TEXTS = (
     "hash_algorithm",
     "hash_root",
     "extra",
+    "codec",
 )
 
 

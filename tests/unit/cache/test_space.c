@@ -18,7 +18,7 @@ static struct kvci_space full_space(void)
 	return (struct kvci_space){
 		.tenant = "acme", .model = "0123abcd", .model_name = "SmolLM2", .kv_dtype = "bfloat16", .kv_quant = "none",
 		.rope = "theta=100000", .adapter = "lora:77", .hash_algorithm = "sha256_cbor", .hash_root = "9bd9",
-		.extra = "x=1\n\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80",
+		.extra = "x=1\n\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", .codec = "int8",
 	};
 }
 
@@ -176,7 +176,7 @@ static void test_space_parse__malformed__refused(void **context)
 		IMAGE("\1\0\0\0\5\0model\1\x10\0\0m", KVC_TOO_BIG),                       /* 4,097 */
 		IMAGE("\1\0\0\0\5\0model\xff\xff\xff\xffm", KVC_TOO_BIG),
 		IMAGE("\1\0\0\0\xff\xffmodel\1\0\0\0m", KVC_INVALID),
-		IMAGE("\xff\xff\xff\xff", KVC_INVALID), IMAGE("\13\0\0\0", KVC_INVALID),  /* more fields than there are */
+		IMAGE("\xff\xff\xff\xff", KVC_INVALID), IMAGE("\14\0\0\0", KVC_INVALID),  /* more fields than there are */
 		IMAGE("\0\0\0\0x", KVC_INVALID), IMAGE("", KVC_INVALID),
 	};
 

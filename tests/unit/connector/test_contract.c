@@ -48,6 +48,7 @@ static void test_contract__fields_of_a_space__are_read_back_by_the_brain(void **
 	struct kvc_space_desc desc = {
 		.struct_bytes = sizeof(desc), .model = "m", .model_name = "n a m e", .kv_dtype = "bfloat16", .kv_quant = "none",
 		.rope = "{\"theta\":10000}", .adapter = "a1", .hash_algorithm = "sha256_cbor", .hash_root = "00ff", .extra = "\xc3\xa4",
+		.codec = "int8",
 	};
 	struct kvc_space *space;
 
@@ -65,6 +66,7 @@ static void test_contract__fields_of_a_space__are_read_back_by_the_brain(void **
 	assert_string_equal(parsed.hash_algorithm, desc.hash_algorithm);
 	assert_string_equal(parsed.hash_root, desc.hash_root);
 	assert_string_equal(parsed.extra, desc.extra);
+	assert_string_equal(parsed.codec, desc.codec);
 	assert_true(parsed.tenant == NULL || parsed.tenant[0] == '\0');
 	kvci_space_fini(&parsed);
 	kvc_space_close(space);
