@@ -20,6 +20,12 @@ void kvci_alloc_set_hook(int (*hook)(void *context, size_t bytes), void *context
 	alloc_hook_context = context;
 }
 
+void kvci_alloc_settle(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 128 << 10);
+	mallopt(M_TRIM_THRESHOLD, 4 << 20); /* setting the one would leave the other at a bound that every big free crosses */
+}
+
 uint64_t kvci_alloc_live_bytes(void)
 {
 	return atomic_load_explicit(&alloc_live, memory_order_relaxed);

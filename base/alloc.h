@@ -20,6 +20,11 @@ char *kvci_strndup(const char *text, size_t bytes);
 char *kvci_asprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void kvci_free(void *memory); /* NULL is fine; also for aligned memory */
 
+/* For a program that is kvcask's alone: pieces of 128 KiB and more always come from the kernel. They are zero without being written, cost
+ * nothing until they are touched and go back when freed; the C library would soon serve them from its heap (it raises that bound when such
+ * a piece is freed) and clear them in one go. Before threads start. */
+void kvci_alloc_settle(void);
+
 /* Bytes held at present, as the C library counts them (malloc_usable_size). */
 uint64_t kvci_alloc_live_bytes(void);
 

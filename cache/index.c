@@ -11,12 +11,15 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "base/alloc.h"
 
 enum {
 	INDEX_GROUP_SLOTS = 8,
-	INDEX_GROUPS = 640, /* a segment: 40 KiB of slots */
+	INDEX_GROUPS = 320, /* a segment: 20 KiB of slots; it is split in one step */
 	INDEX_SLOTS = INDEX_GROUPS * INDEX_GROUP_SLOTS,
 	INDEX_SPLIT_AT = INDEX_SLOTS / 8 * 7,
 	INDEX_DEPTH_MAX = 22, /* above, the bits of segment and home group would meet */
@@ -381,13 +384,30 @@ static void index_probe_start(const struct index *index, uint32_t binding, const
 
 enum { INDEX_PROBE_ON = -1 }; /* the home group does not decide */
 
-/* The number of the first slot of the home group with this fingerprint (fetching its block), KVCI_INDEX_NONE, or INDEX_PROBE_ON. */
-static int64_t index_probe_slots(const struct kvci_index *public, const struct index_probe *probe)
+/* A bit for each slot of a group that has this fingerprint. */
+static inline uint32_t index_slots_like(const uint64_t *slots, uint32_t fingerprint)
 {
+#ifdef __SSE2__
+	const __m128 *pair = (const __m128 *)(const void *)slots; /* two slots each; a slot's upper half is its fingerprint */
+	__m128i wanted = _mm_set1_epi32((int)fingerprint);
+	__m128i low = _mm_castps_si128(_mm_shuffle_ps(pair[0], pair[1], _MM_SHUFFLE(3, 1, 3, 1)));
+	__m128i high = _mm_castps_si128(_mm_shuffle_ps(pair[2], pair[3], _MM_SHUFFLE(3, 1, 3, 1)));
+	return (uint32_t)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(low, wanted))) |
+	       (uint32_t)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(high, wanted))) << 4;
+#else
 	uint32_t hits = 0;
 
 	for (unsigned i = 0; i < INDEX_GROUP_SLOTS; i++)
-		hits |= (uint32_t)(probe->slots[i] >> 32 == probe->fingerprint) << i;
+		hits |= (uint32_t)(slots[i] >> 32 == fingerprint) << i;
+	return hits;
+#endif
+}
+
+/* The number of the first slot of the home group with this fingerprint (fetching its block), KVCI_INDEX_NONE, or INDEX_PROBE_ON. */
+static int64_t index_probe_slots(const struct kvci_index *public, const struct index_probe *probe)
+{
+	uint32_t hits = index_slots_like(probe->slots, probe->fingerprint);
+
 	if (hits != 0) {
 		uint64_t slot = probe->slots[__builtin_ctz(hits)];
 		if (slot == 0)

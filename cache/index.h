@@ -2,7 +2,7 @@
  *
  * Index: from a key (binding, 32-byte hash) to a block number, and the blocks themselves.
  *
- *   directory[fingerprint & mask] -> segment of 640 groups of 8 slots; a slot is 8 bytes: fingerprint, block number + 1
+ *   directory[fingerprint & mask] -> segment of 320 groups of 8 slots; a slot is 8 bytes: fingerprint, block number + 1
  *   chunks[number / 512]          -> 512 blocks of block_bytes each, which never move; a block begins with its key
  *
  * Open addressing, linear probing by groups of one cache line; a look-up reads one line of slots and one of the block. A

@@ -271,6 +271,7 @@ int main(int argc, char **argv)
 
 	if (code >= 0)
 		return code;
+	kvci_alloc_settle();
 	if (kvci_config_init(&config) != KVC_OK)
 		return main_error(MAIN_FAILED, NULL, "out of memory");
 	code = main_configure(&arguments, &config);

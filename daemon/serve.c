@@ -50,7 +50,7 @@ kvc_status_t serve_reply_range(const struct kvci_conn *conn, const struct kvci_m
 	return serve_range(conn, message->reply_offset, count * entry_bytes, ret_at);
 }
 
-kvc_status_t serve_copy_array(struct kvci_conn *conn, const struct kvci_message *message, uint64_t bytes)
+kvc_status_t serve_copy_array_in_steps(struct kvci_conn *conn, const struct kvci_message *message, uint64_t bytes)
 {
 	struct serve_work *work = &conn->work;
 	kvc_status_t status;
@@ -70,9 +70,28 @@ kvc_status_t serve_copy_array(struct kvci_conn *conn, const struct kvci_message 
 		work->array = array;
 		work->array_room_bytes = bytes;
 	}
-	if (bytes > 0)
-		memcpy(work->array, from, bytes);
+	work->copy_from = from;
+	work->copy_at = 0;
+	work->copy_bytes = bytes;
 	return KVC_OK;
+}
+
+static void serve_copy_some(struct serve_work *work)
+{
+	uint64_t left_bytes = work->copy_bytes - work->copy_at;
+	uint64_t bytes = left_bytes < SERVE_COPY_STEP_BYTES ? left_bytes : SERVE_COPY_STEP_BYTES;
+
+	memcpy(work->array + work->copy_at, work->copy_from + work->copy_at, bytes);
+	work->copy_at += bytes;
+}
+
+kvc_status_t serve_copy_array(struct kvci_conn *conn, const struct kvci_message *message, uint64_t bytes)
+{
+	kvc_status_t status = serve_copy_array_in_steps(conn, message, bytes);
+
+	while (status == KVC_OK && conn->work.copy_at < bytes)
+		serve_copy_some(&conn->work);
+	return status;
 }
 
 bool serve_bound(const struct kvci_conn *conn, uint32_t binding)
@@ -148,9 +167,14 @@ void kvci_conn_step(struct kvci_conn *conn)
 
 	if (work->step == NULL)
 		return;
-	while (!work->step(conn))
+	for (;;) {
+		if (work->copy_at < work->copy_bytes)
+			serve_copy_some(work);
+		else if (work->step(conn))
+			break;
 		if (kvci_clock_ns() - begin_ns >= SERVE_STEP_NS)
 			return;
+	}
 	work->step = NULL;
 	if (work->array_room_bytes > SERVE_KEEP_BYTES) {
 		kvci_free(work->array);

@@ -17,6 +17,8 @@ enum {
 	SERVE_COMMIT_STEP = 16,
 	SERVE_LOAD_STEP = 512,
 	SERVE_STEP_NS = 80 * 1000,    /* short steps are taken together, until so long has passed */
+	SERVE_COPY_STEP_BYTES = 64 << 10, /* of an array: its pages may all be new on both sides */
+	SERVE_CHECK_STEP = 4096,
 	SERVE_KEEP_BYTES = 256 << 10, /* of the copy of an array, between messages */
 };
 
@@ -38,6 +40,8 @@ struct serve_work {
 	struct kvci_message message;
 	char *array; /* a private copy */
 	uint64_t array_room_bytes;
+	const char *copy_from; /* what is still to be copied there before the first step */
+	uint64_t copy_at, copy_bytes;
 	uint32_t done;    /* entries so far */
 	uint64_t at;      /* bytes so far, where entries differ in length */
 	struct serve_op *op;
@@ -80,8 +84,10 @@ kvc_status_t serve_range(const struct kvci_conn *conn, uint64_t offset, uint64_t
 /* The message's reply array: room for count entries of entry_bytes at 8-byte steps. */
 kvc_status_t serve_reply_range(const struct kvci_conn *conn, const struct kvci_message *message, uint64_t count,
                                uint64_t entry_bytes, void **ret_at);
-/* Copies the message's array to work->array. */
+/* Copies the message's array to work->array: now, for short ones; or in steps, so that it is there when the first step of the work that
+ * serve_work_begin begins is run. */
 kvc_status_t serve_copy_array(struct kvci_conn *conn, const struct kvci_message *message, uint64_t bytes);
+kvc_status_t serve_copy_array_in_steps(struct kvci_conn *conn, const struct kvci_message *message, uint64_t bytes);
 bool serve_bound(const struct kvci_conn *conn, uint32_t binding);
 kvc_status_t serve_slab_note(struct kvci_conn *conn, uint32_t slab);
 /* Makes the message the conn's work and runs its first step. */

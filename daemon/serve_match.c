@@ -161,7 +161,7 @@ bool serve_match(struct kvci_conn *conn, const struct kvci_message *message)
 	kvc_status_t status = match_check(conn, message, &reply);
 
 	if (status == KVC_OK)
-		status = serve_copy_array(conn, message, (uint64_t)message->count * KVCI_HASH_BYTES);
+		status = serve_copy_array_in_steps(conn, message, (uint64_t)message->count * KVCI_HASH_BYTES);
 	if (status != KVC_OK) {
 		serve_answer(conn, message, status);
 		return true;

@@ -90,7 +90,7 @@ bool serve_reserve(struct kvci_conn *conn, const struct kvci_message *message)
 	if (status == KVC_OK && (message->count == 0 || !serve_bound(conn, message->binding)))
 		status = KVC_INVALID;
 	if (status == KVC_OK)
-		status = serve_copy_array(conn, message, (uint64_t)message->count * sizeof(struct kvci_wire_block));
+		status = serve_copy_array_in_steps(conn, message, (uint64_t)message->count * sizeof(struct kvci_wire_block));
 	if (status != KVC_OK) {
 		serve_answer(conn, message, status);
 		return true;
@@ -144,23 +144,24 @@ bool serve_slab_get(struct kvci_conn *conn, const struct kvci_message *message)
 
 /* ---- COMMIT and ABORT ---- */
 
-/* The length of the whole array when every entry lies in it, else 0. */
-static uint64_t store_commit_bytes(const char *array, uint64_t bytes, uint32_t count)
+/* Whether the next entries, a step's worth of them, lie in the array. */
+static bool store_commit_fits(struct serve_work *work)
 {
-	uint64_t at = 0;
+	uint64_t bytes = work->message.array_bytes;
+	uint32_t until = work->done + SERVE_CHECK_STEP;
 
-	for (uint32_t i = 0; i < count; i++) {
+	for (; work->done < work->message.count && work->done < until; work->done++) {
 		struct kvci_wire_commit entry;
 
-		if (bytes - at < sizeof(entry))
-			return 0;
-		memcpy(&entry, array + at, sizeof(entry));
-		at += sizeof(entry);
-		if (entry.checksum_count > (bytes - at) / sizeof(uint64_t))
-			return 0;
-		at += entry.checksum_count * sizeof(uint64_t);
+		if (bytes - work->at < sizeof(entry))
+			return false;
+		memcpy(&entry, work->array + work->at, sizeof(entry));
+		work->at += sizeof(entry);
+		if (entry.checksum_count > (bytes - work->at) / sizeof(uint64_t))
+			return false;
+		work->at += entry.checksum_count * sizeof(uint64_t);
 	}
-	return at;
+	return true;
 }
 
 static bool store_commit_step(struct kvci_conn *conn)
@@ -187,6 +188,23 @@ static bool store_commit_step(struct kvci_conn *conn)
 	return true;
 }
 
+/* All of the array is looked at before any of it is committed. */
+static bool store_commit_check_step(struct kvci_conn *conn)
+{
+	struct serve_work *work = &conn->work;
+
+	if (!store_commit_fits(work)) {
+		serve_answer(conn, &work->message, KVC_INVALID);
+		return true;
+	}
+	if (work->done == work->message.count) {
+		work->done = 0;
+		work->at = 0;
+		work->step = store_commit_step;
+	}
+	return false;
+}
+
 bool serve_commit(struct kvci_conn *conn, const struct kvci_message *message)
 {
 	void *reply;
@@ -197,14 +215,12 @@ bool serve_commit(struct kvci_conn *conn, const struct kvci_message *message)
 	if (status == KVC_OK && message->array_bytes > KVCI_WINDOW_BYTES)
 		status = KVC_INVALID;
 	if (status == KVC_OK)
-		status = serve_copy_array(conn, message, message->array_bytes);
-	if (status == KVC_OK && store_commit_bytes(conn->work.array, message->array_bytes, message->count) == 0)
-		status = KVC_INVALID;
+		status = serve_copy_array_in_steps(conn, message, message->array_bytes);
 	if (status != KVC_OK) {
 		serve_answer(conn, message, status);
 		return true;
 	}
-	serve_work_begin(conn, message, store_commit_step, NULL);
+	serve_work_begin(conn, message, store_commit_check_step, NULL);
 	return true;
 }
 

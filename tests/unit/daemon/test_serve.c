@@ -334,6 +334,7 @@ static void test_serve__commit_with_lengths_that_overrun__is_refused(void **stat
 static void test_serve__long_arrays__are_cut_into_steps_and_answered_once(void **state)
 {
 	enum { COUNT = 30000 };
+	struct kvci_wire_reserved *reply;
 	struct kvci_wire_block *blocks;
 	struct kvci_message message;
 	uint32_t binding, steps = 0;
@@ -353,11 +354,14 @@ static void test_serve__long_arrays__are_cut_into_steps_and_answered_once(void *
 	message.array_bytes = COUNT * sizeof(*blocks);
 	message.reply_offset = 4 << 20;
 	message.reply_bytes = COUNT * sizeof(struct kvci_wire_reserved);
+	reply = (void *)(one.window + message.reply_offset);
+	reply[0].extent.status = KVC_PENDING;
 	assert_true(kvci_conn_handle(one.conn, &message));
 	for (; kvci_conn_busy(one.conn); steps++) {
 		assert_int_equal(one.answer_count, 0);
-		/* What the client does to its window meanwhile does not matter: a copy is looked at. */
-		memset(blocks, 0xee, COUNT * sizeof(*blocks));
+		/* What the client does to its window once the first block is worked on does not matter: a copy is looked at. */
+		if (reply[0].extent.status != KVC_PENDING)
+			memset(blocks, 0xee, COUNT * sizeof(*blocks));
 		kvci_conn_step(one.conn);
 	}
 	assert_true(steps > 5);
@@ -365,7 +369,48 @@ static void test_serve__long_arrays__are_cut_into_steps_and_answered_once(void *
 	assert_int_equal(one.answers[0].status, KVC_OK);
 	assert_int_equal(one.answers[0].count, COUNT);
 	for (uint32_t i = 0; i < COUNT; i++)
-		assert_int_equal(((struct kvci_wire_reserved *)(void *)(one.window + (4 << 20)))[i].extent.status, KVC_EXISTS);
+		assert_int_equal(reply[i].extent.status, KVC_EXISTS);
+}
+
+/* The array is copied in steps: changed half-way, each block is the old one or the new one, and nothing else happens. */
+static void test_serve__array_changed_while_it_is_copied__each_entry_is_checked(void **state)
+{
+	enum { COUNT = 30000 };
+	struct kvci_wire_reserved *reply;
+	struct kvci_wire_block *blocks;
+	struct kvci_message message;
+	uint32_t refused = 0;
+
+	fixture_hello(&one, 0);
+	uint32_t binding = fixture_bind_ok(&one, "model");
+	assert_int_equal(fixture_commit(&one, fixture_reserve(&one, binding, 1).reservation), KVC_OK);
+	blocks = (void *)one.window;
+	reply = (void *)(one.window + (4 << 20));
+	memset(blocks, 0, COUNT * sizeof(*blocks));
+	for (uint32_t i = 0; i < COUNT; i++) {
+		memset(blocks[i].hash, 1, sizeof(blocks[i].hash));
+		blocks[i].token_count = 16;
+	}
+	kvci_message_init(&message, KVCI_MESSAGE_RESERVE, 78);
+	message.binding = binding;
+	message.count = COUNT;
+	message.array_bytes = COUNT * sizeof(*blocks);
+	message.reply_offset = 4 << 20;
+	message.reply_bytes = COUNT * sizeof(struct kvci_wire_reserved);
+	assert_true(kvci_conn_handle(one.conn, &message));
+	assert_true(kvci_conn_busy(one.conn));
+	memset(blocks, 0xee, COUNT * sizeof(*blocks)); /* more tokens than a block has */
+	while (kvci_conn_busy(one.conn))
+		kvci_conn_step(one.conn);
+	assert_int_equal(one.answer_count, 1);
+	assert_int_equal(one.answers[0].status, KVC_OK);
+	for (uint32_t i = 0; i < COUNT; i++) {
+		kvc_status_t status = reply[i].extent.status;
+		assert_true(status == KVC_EXISTS || status == KVC_INVALID);
+		refused += status == KVC_INVALID;
+	}
+	assert_int_equal(reply[0].extent.status, KVC_EXISTS); /* the first piece is copied before anything else */
+	printf("%u of %u were changed before they were copied\n", refused, (uint32_t)COUNT);
 }
 
 /* A long match is made in pieces: the same figures, extents for all, also when the lease has other keys half-way. */
@@ -579,6 +624,7 @@ int main(void)
 		CASE(test_serve__commit_and_abort_of_anothers_reservation__are_not_found),
 		CASE(test_serve__commit_with_lengths_that_overrun__is_refused),
 		CASE(test_serve__long_arrays__are_cut_into_steps_and_answered_once),
+		CASE(test_serve__array_changed_while_it_is_copied__each_entry_is_checked),
 		CASE(test_serve__long_matches__are_cut_and_add_up),
 		CASE(test_serve__client_gone_with_work_half_done__frees_all),
 		CASE(test_serve__two_tenants__share_nothing),
