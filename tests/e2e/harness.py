@@ -150,9 +150,19 @@ def kv_config(daemon: Daemon | None, **extra: Any) -> dict:
 
 
 class Engine:
-    """A vLLM in a process of its own. core: the CPU it computes on."""
+    """A vLLM in processes of its own. core: the CPU it computes on. wait=False: the first question waits until it is up, not the constructor.
+    lean: one that is only to say what vLLM says, beside another: on core 0, one process less to start, and killed in the end."""
 
-    def __init__(self, kv: dict | None, dtype: str = "float32", core: int = 1, environment: dict | None = None, **config: Any):
+    def __init__(
+        self,
+        kv: dict | None,
+        dtype: str = "float32",
+        core: int = 1,
+        environment: dict | None = None,
+        wait: bool = True,
+        lean: bool = False,
+        **config: Any,
+    ):
         need_engine()
         args = {
             "model": str(MODEL),
@@ -177,11 +187,16 @@ class Engine:
             VLLM_NO_USAGE_STATS="1",
             DO_NOT_TRACK="1",
             VLLM_CPU_KVCACHE_SPACE="1",
-            VLLM_CPU_OMP_THREADS_BIND=str(core if core < cores else cores - 1),
+            VLLM_CPU_OMP_THREADS_BIND=str(0 if lean else min(core, cores - 1)),
+            # It waits so long for its worker, which never ends by itself.
+            VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS="1",
             VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "INFO"),
             PYTHONPATH=f"{TOP / 'connector' / 'python'}:{HERE}",
         )
+        if lean:
+            env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         env.update(environment or {})
+        self._lean = lean
         self._shm = set(os.listdir("/dev/shm"))
         read, write = os.pipe()
         self.log_path = tempfile.NamedTemporaryFile(prefix="kvcask-engine-", suffix=".log", delete=False).name
@@ -197,7 +212,14 @@ class Engine:
             )
         os.close(write)
         self._answers = os.fdopen(read, "r")
-        self.start_seconds = self._answer(300)["ready"]
+        self.start_seconds: float | None = None
+        if wait:
+            self.ready()
+
+    def ready(self) -> Engine:
+        if self.start_seconds is None:
+            self.start_seconds = self._answer(300)["ready"]
+        return self
 
     def _answer(self, seconds: float) -> Any:
         ready, _, _ = select.select([self._answers], [], [], seconds)
@@ -216,6 +238,7 @@ class Engine:
         self.process.stdin.flush()
 
     def end(self, seconds: float = 900) -> Any:
+        self.ready()
         return self._answer(seconds)
 
     def ask(self, do: str, seconds: float = 900, **ask: Any) -> Any:
@@ -245,7 +268,7 @@ class Engine:
         return Path(self.log_path).read_text(errors="replace")
 
     def close(self) -> None:
-        if self.process.poll() is None:
+        if self.process.poll() is None and not self._lean:
             with contextlib.suppress(OSError):
                 self.resume()
                 self.begin("exit")
@@ -275,15 +298,19 @@ class Engine:
 
 
 def mapped_names(names: set[str]) -> set[str]:
-    """Those of these /dev/shm objects that a process has mapped: somebody else's engine."""
+    """Those of these /dev/shm objects that a process has mapped: somebody else's engine. By inode: a semaphore is mapped under another name."""
+    numbers = {}
+    for name in names:
+        with contextlib.suppress(OSError):
+            numbers[os.stat(os.path.join("/dev/shm", name)).st_ino] = name
     found: set[str] = set()
-    if not names:
-        return found
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                text = Path(f"/proc/{entry}/maps").read_text(errors="replace")
-                found.update(name for name in names if f"/dev/shm/{name}" in text)
+    for entry in os.listdir("/proc") if numbers else ():
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{entry}/maps").read_text(errors="replace").splitlines():
+                if "/dev/shm/" in line and int(line.split()[4]) in numbers:
+                    found.add(numbers[int(line.split()[4])])
     return found
 
 

@@ -3,13 +3,15 @@
 evicted: greedy float32 tokens equal vLLM alone without exception, every loaded page is what was gathered, and every block in the
 store is compared with one recomputed by another implementation of the model (transformers).
 
-60 requests; KVC_LONG=1: 200.
+60 requests; KVC_LONG=1: 200. vLLM alone computes beside the first round, and transformers beside the others.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import threading
 from array import array
 from pathlib import Path
 
@@ -40,39 +42,91 @@ def candidates(count: int) -> list[tuple[list[int], int]]:
     return made
 
 
-def generate(engine: Engine, requests: list) -> list[dict]:
+def begin(engine: Engine, requests: list) -> None:
     """All at once: the engine runs eight at a time."""
     params = [{"max_tokens": tokens} for _, tokens in requests]
-    return engine.generate([prompt for prompt, _ in requests], 1, params=params, logprobs=2)["results"]
+    engine.begin("generate", prompts=[prompt for prompt, _ in requests], params=params, logprobs=2)
 
 
-def choose() -> tuple[list, list]:
-    """The first COUNT requests for which vLLM alone is never in doubt between two tokens, and what it says."""
-    offered = candidates(COUNT * 2)
-    with Engine(None, max_model_len=1024) as alone:
-        answers = generate(alone, offered)
-    sure = [(request, answer["tokens"]) for request, answer in zip(offered, answers) if answer["gap"] > GAP]
+def first_round(alone: Engine, engine: Engine) -> tuple[list, list, list]:
+    """Both engines compute the same requests. Those for which vLLM alone is never in doubt between two tokens count, COUNT of them: the requests,
+    what vLLM alone says; and all that is stored now, as sequences of tokens."""
+    offered = candidates(COUNT + COUNT // 8)
+    for one in (alone, engine):
+        begin(one, offered)
+    answers, ours = [one.end()["results"] for one in (alone, engine)]
+    sure = [i for i, answer in enumerate(answers) if answer["gap"] > GAP]
     assert len(sure) >= COUNT, f"only {len(sure)} of {len(offered)} candidates have no gap under {GAP}"
-    say(f"{len(sure)} of {len(offered)} candidates are sure; {COUNT} are used")
-    return [request for request, _ in sure[:COUNT]], [tokens for _, tokens in sure[:COUNT]]
+    other = [i for i in sure if ours[i]["tokens"] != answers[i]["tokens"]]
+    assert not other, f"round 1: requests {other} have other tokens than vLLM alone"
+    say(f"round 1: {len(sure)} requests equal, the sure ones of {len(offered)}; {figures(engine.kvcask())}")
+    sequences = [prompt + answer["tokens"][:-1] for (prompt, _), answer in zip(offered, ours)]
+    return [offered[i] for i in sure[:COUNT]], [answers[i]["tokens"] for i in sure[:COUNT]], sequences
 
 
 def check_round(engine: Engine, requests: list, wanted: list, what: str) -> None:
     order = list(range(len(requests)))
     random.Random(what).shuffle(order)
     before = engine.kvcask()
-    answers = generate(engine, [requests[i] for i in order])
+    begin(engine, [requests[i] for i in order])
+    answers = engine.end()["results"]
     other = [i for i, answer in zip(order, answers) if answer["tokens"] != wanted[i]]
     assert not other, f"{what}: requests {other} have other tokens than vLLM alone"
     after = engine.kvcask()
-    moved = {name: int(after[name] - before.get(name, 0)) for name in sorted(after) if name.endswith("_blocks")}
-    say(f"{what}: {len(order)} requests equal; {moved}")
+    say(f"{what}: {len(order)} requests equal; {figures(after, before)}")
 
 
-def compare_with_recomputed(daemon: Daemon, folder: Path, requests: list, wanted: list) -> None:
+def figures(after: dict, before: dict | None = None) -> dict:
+    return {name: int(after[name] - (before or {}).get(name, 0)) for name in sorted(after) if name.endswith("_blocks")}
+
+
+class Recomputed(threading.Thread):
+    """Keys and values of every block of these sequences, as transformers computes them, by the block's name."""
+
+    def __init__(self, sequences: list):
+        super().__init__(daemon=True)
+        self._sequences = sequences
+        self._error: BaseException | None = None
+        self.blocks: dict[bytes, list] = {}
+        self.start()
+
+    def run(self) -> None:
+        try:
+            os.sched_setaffinity(threading.get_native_id(), {0})  # the engine computes on the other
+            self._compute()
+        except BaseException as error:
+            self._error = error
+
+    def _compute(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from kvcask import client as kv
+
+        torch.set_num_threads(1)
+        model = AutoModelForCausalLM.from_pretrained(str(harness.MODEL), dtype=torch.float32).eval().model
+        for sequence in sorted(self._sequences, key=len, reverse=True):
+            names = kv.Chain(BLOCK).append(sequence)
+            if all(name in self.blocks for name in names):
+                continue
+            with torch.inference_mode():
+                cache = model(torch.tensor([sequence[: len(names) * BLOCK]]), use_cache=True).past_key_values
+            layers = [layer_of(cache, index) for index in range(model.config.num_hidden_layers)]
+            for block, name in enumerate(names):
+                if name not in self.blocks:
+                    span = slice(block * BLOCK, (block + 1) * BLOCK)
+                    self.blocks[name] = [(k[0, :, span].numpy().copy(), v[0, :, span].numpy().copy()) for k, v in layers]
+
+    def result(self) -> dict[bytes, list]:
+        self.join()
+        if self._error is not None:
+            raise self._error
+        return self.blocks
+
+
+def compare_with_recomputed(daemon: Daemon, folder: Path, blocks: dict[bytes, list]) -> None:
     """Every block in the store, against keys and values that transformers computes for the same tokens."""
     import numpy as np
-    import torch
 
     from kvcask import _lib, client as kv
 
@@ -80,79 +134,50 @@ def compare_with_recomputed(daemon: Daemon, folder: Path, requests: list, wanted
     assert len(texts) == 1, f"{len(texts)} spaces"
     form = texts[0]["form"]
     layers, heads, dim = form["layer_count"], form["kv_heads"], form["head_dim_k"]
-    sequences = [prompt + tokens[:-1] for (prompt, _), tokens in zip(requests, wanted)]
-    most = max(len(sequence) for sequence in sequences) // BLOCK
     assert "CPU_ATTN/vec/" in texts[0]["desc"]["extra"], "this test knows vLLM's packing of float32 pages of 32 tokens alone"
     # A head's keys as [dims][tokens], then its values as [tokens][dims].
-    pages = np.zeros((layers, most, heads, 2, BLOCK * dim), dtype=np.float32)
-    seen: set[bytes] = set()
-    worst = 0.0
-    model = reference_model()
+    page = np.zeros((layers, 1, heads, 2, BLOCK * dim), dtype=np.float32)
+    listed = stored_hashes(daemon)
+    assert listed <= set(blocks), f"{len(listed - set(blocks))} stored blocks belong to no request"
+    compared, worst = 0, 0.0
     with kv.Client("unix:" + daemon.socket, name="compare") as client:
         space = client.space(texts[0]["desc"], kv.form(**form))
-        stride = pages[0, 0].nbytes
-        space.set_memory(
-            [
-                _lib.LayerMemory(layer.ctypes.data, stride, most, (1, 1), (0, 0), stride)
-                for layer in pages
-            ]
-        )
-        for index, sequence in enumerate(sequences):
-            hashes = kv.Chain(BLOCK).append(sequence)
-            present = [i for i, there in enumerate(space.exists(b"".join(hashes))) if there and hashes[i] not in seen]
-            if not present:
-                continue
-            with torch.inference_mode():
-                # The last block's attention is not needed, only its K and V: one forward gives all.
-                cache = model(torch.tensor([sequence]), use_cache=True).past_key_values
-            for block in present:
-                # Each block alone: a chain with holes is compared too.
-                lease = f"{index}/{block}".encode()
-                if space.match(hashes[block], lease).matched_blocks == 0:
-                    continue  # evicted by the loads of this very loop
-                op = space.load_begin(lease, 0, 1, array("I", [block]), 10.0)
-                assert op.wait(10.0) == kv.OK, f"block {block} of request {index}: {kv.status_name(op.status())}"
-                client.release(lease)
-                seen.add(hashes[block])
-                worst = max(worst, difference(cache, pages, block, dim))
-                op.destroy()
-        listed = stored_hashes(daemon)
+        stride = page[0, 0].nbytes
+        space.set_memory([_lib.LayerMemory(layer.ctypes.data, stride, 1, (1, 1), (0, 0), stride) for layer in page])
+        for number, name in enumerate(sorted(listed)):
+            # Each block alone: a chain with holes is compared too.
+            lease = str(number).encode()
+            if space.match(name, lease, 10.0).matched_blocks == 0:
+                continue  # evicted by the loads of this very loop
+            op = space.load_begin(lease, 0, 1, array("I", [0]), 10.0)
+            assert op.wait(10.0) == kv.OK, f"block {name.hex()}: {kv.status_name(op.status())}"
+            client.release(lease)
+            op.destroy()
+            compared += 1
+            worst = max(worst, difference(blocks[name], page[:, 0], dim))
         space.close()
-    known = {h for sequence in sequences for h in kv.Chain(BLOCK).append(sequence)}
-    assert listed <= known, f"{len(listed - known)} stored blocks belong to no request"
-    assert len(seen) >= 0.9 * len(listed), f"{len(seen)} blocks compared of {len(listed)}"
+    assert compared >= 0.9 * len(listed), f"{compared} blocks compared of {len(listed)}"
     assert worst < 5e-3, f"a stored block differs by {worst} from a recomputed one"
-    say(f"{len(seen)} stored blocks equal recomputed ones (largest difference {worst:.1e})")
+    say(f"{compared} stored blocks equal recomputed ones (largest difference {worst:.1e})")
 
 
-def difference(cache, pages, block: int, dim: int) -> float:
+def difference(layers: list, page, dim: int) -> float:
     """Relative to the largest element of the page."""
     import numpy as np
 
     worst = 0.0
-    for index in range(pages.shape[0]):
-        keys, values = layer_of(cache, index)
-        span = slice(block * BLOCK, (block + 1) * BLOCK)
-        page = pages[index, block]
-        heads = page.shape[0]
-        mine_keys = page[:, 0].reshape(heads, dim, BLOCK).transpose(0, 2, 1)
-        mine_values = page[:, 1].reshape(heads, BLOCK, dim)
-        for mine, theirs in ((mine_keys, keys[0, :, span]), (mine_values, values[0, :, span])):
-            theirs = theirs.numpy()
-            worst = max(worst, float(np.abs(mine - theirs).max() / max(1.0, np.abs(theirs).max())))
+    heads = page.shape[1]
+    for mine, (keys, values) in zip(page, layers, strict=True):
+        mine_keys = mine[:, 0].reshape(heads, dim, BLOCK).transpose(0, 2, 1)
+        mine_values = mine[:, 1].reshape(heads, BLOCK, dim)
+        for one, theirs in ((mine_keys, keys), (mine_values, values)):
+            worst = max(worst, float(np.abs(one - theirs).max() / max(1.0, np.abs(theirs).max())))
     return worst
 
 
 def layer_of(cache, index: int):
     layers = getattr(cache, "layers", None)
     return (layers[index].keys, layers[index].values) if layers is not None else cache[index]
-
-
-def reference_model():
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(str(harness.MODEL), dtype=torch.float32).eval()
 
 
 def stored_hashes(daemon: Daemon) -> set[bytes]:
@@ -166,15 +191,17 @@ def stored_hashes(daemon: Daemon) -> set[bytes]:
 
 
 def main() -> None:
-    requests, wanted = choose()
     with harness.workplace("mixed") as folder:
         daemon = Daemon(folder, memory__capacity="96MiB", memory__slab="16MiB", disk__capacity="384MiB", disk__segment="16MiB").start()
         verify = folder / "verify"
         extra = {"verify_loads": True, "verify_dir": str(verify), "store_decode": True, "load_deadline": 20.0}
         try:
-            with Engine(kv_config(daemon, **extra), max_model_len=1024, num_gpu_blocks_override=POOL_BLOCKS) as engine:
-                for number in range(3):
-                    check_round(engine, requests, wanted, f"round {number + 1}")
+            with Engine(kv_config(daemon, **extra), wait=False, max_model_len=1024, num_gpu_blocks_override=POOL_BLOCKS) as engine:
+                with Engine(None, lean=True, max_model_len=1024) as alone:
+                    requests, wanted, sequences = first_round(alone, engine)
+                recomputed = Recomputed(sequences)
+                for number in (2, 3):
+                    check_round(engine, requests, wanted, f"round {number}")
                 found = engine.kvcask()
                 metrics = engine.ask("metrics")
                 assert metrics.get("vllm:num_preemptions", 0) > 0, "nothing was preempted: the pool is too big"
@@ -184,7 +211,7 @@ def main() -> None:
                 say(f"{int(metrics['vllm:num_preemptions'])} preemptions, {int(found['verified_pages'])} pages verified")
             stat = daemon.admin("stat")
             say(f"daemon: {json.dumps(interesting(stat))}")
-            compare_with_recomputed(daemon, verify, requests, wanted)
+            compare_with_recomputed(daemon, verify, recomputed.result())
         finally:
             daemon.kill()
 
