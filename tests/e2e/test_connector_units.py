@@ -34,7 +34,7 @@ from kvcask.vllm.messages import Handshake, LoadDone, StepMeta, WorkerMeta
 from kvcask.vllm.options import TABLE as OPTIONS
 from kvcask.vllm.options import OptionError, Options
 from kvcask.vllm.scheduler import SchedulerHalf
-from kvcask.vllm.space import Layout, Unsupported, check_engine, read_layout
+from kvcask.vllm.space import Layout, Unsupported, base_space, check_engine, read_layout
 from kvcask.vllm.stats import TABLE as STATS
 from kvcask.vllm.stats import KvcaskStats
 
@@ -60,6 +60,10 @@ def request(name: str, tokens: list[int], **extra) -> Request:
         block_hasher=HASHER,
         **extra,
     )
+
+
+def image(identifier: str, offset: int) -> MultiModalFeatureSpec:
+    return MultiModalFeatureSpec(data=None, modality="image", identifier=identifier, mm_position=PlaceholderRange(offset=offset, length=8))
 
 
 class FakeOp:
@@ -210,16 +214,111 @@ class Hashes(unittest.TestCase):
 
     def test_hashes__image__keeps_requests_apart_from_its_position_on(self):
         def with_image(name, identifier):
-            spec = MultiModalFeatureSpec(
-                data=None, modality="image", identifier=identifier, mm_position=PlaceholderRange(offset=20, length=8)
-            )
-            return request(name, tokens(64), mm_features=[spec])
+            return request(name, tokens(64), mm_features=[image(identifier, 20)])
 
         first, second, plain = self.asked(with_image("a", "one"), with_image("b", "two"), request("c", tokens(64)))
         self.assertEqual(first[1][0], second[1][0])  # before the image
         self.assertEqual(first[1][0], plain[1][0])
         self.assertEqual(3, len({first[1][1], second[1][1], plain[1][1]}))
         self.assertEqual(3, len({first[1][2], second[1][2], plain[1][2]}))
+
+    def test_hashes__equal_salts__share(self):
+        one, two = self.asked(request("a", tokens(64), cache_salt="x"), request("b", tokens(64), cache_salt="x"))
+        self.assertEqual(one, two)
+
+    def test_hashes__equal_images__share(self):
+        one, two = self.asked(request("a", tokens(64), mm_features=[image("i", 20)]), request("b", tokens(64), mm_features=[image("i", 20)]))
+        self.assertEqual(one, two)
+
+    def test_hashes__images_in_other_order__are_kept_apart(self):
+        one, two = self.asked(
+            request("a", tokens(64), mm_features=[image("i", 0), image("k", 16)]),
+            request("b", tokens(64), mm_features=[image("k", 0), image("i", 16)]),
+        )
+        self.assertEqual(6, len(set(one[1]) | set(two[1])))
+
+    def test_hashes__embeddings__keep_requests_apart(self):
+        def embedded(name, value):
+            return request(name, None, prompt_embeds=torch.full((64, 8), value))
+
+        one, two, same = self.asked(embedded("a", 1.0), embedded("b", 2.0), embedded("c", 1.0))
+        self.assertEqual(6, len(set(one[1]) | set(two[1])))
+        self.assertEqual(one, same)
+
+    def test_match__image_stored_by_another__is_found_up_to_it(self):
+        scheduler = half()
+        first = request("a", tokens(100), mm_features=[image("one", 40)])
+        scheduler.on_new_request(first)
+        job, = scheduler.build_meta(step({"a": 100}, list(range(1, 8)))).stores
+        scheduler._client.stored.update(keys(job.chain)[1:])
+        for name, identifier, found in (("b", "one", 96), ("c", "two", 32)):
+            one = request(name, tokens(100), mm_features=[image(identifier, 40)])
+            scheduler.on_new_request(one)
+            self.assertEqual(found, scheduler.matched_tokens(one, 0)[0])
+
+    def test_match__salted__finds_its_own_alone(self):
+        scheduler = half()
+        scheduler.on_new_request(request("a", tokens(100), cache_salt="x"))
+        job, = scheduler.build_meta(step({"a": 100}, list(range(1, 8)))).stores
+        scheduler._client.stored.update(keys(job.chain)[1:])
+        for name, salt, found in (("b", "x", 96), ("c", "y", 0), ("d", None, 0)):
+            one = request(name, tokens(100), cache_salt=salt)
+            scheduler.on_new_request(one)
+            self.assertEqual(found, scheduler.matched_tokens(one, 0)[0])
+
+    def test_store__adapter__goes_to_its_space(self):
+        scheduler = half()
+        with tempfile.TemporaryDirectory() as folder:
+            Path(f"{folder}/adapter_model.bin").write_bytes(b"weights")
+            scheduler.on_new_request(request("a", tokens(40), lora_request=LoRARequest("l", 1, folder)))
+            scheduler.on_new_request(request("b", tokens(40)))
+        meta = scheduler.build_meta(step({"a": 40, "b": 40}, [1, 2, 3]))
+        adapters = {job.request_id: meta.spaces[job.space].get("adapter", "") for job in meta.stores}
+        self.assertNotEqual("", adapters["a"])
+        self.assertEqual("", adapters["b"])
+
+    def test_space__adapter_loaded_again_in_place__is_another(self):
+        scheduler = half()
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in (("a", b"weights 1"), ("b", b"weights 2")):
+                Path(f"{folder}/adapter_model.bin").write_bytes(content)
+                scheduler.on_new_request(request(name, tokens(40), lora_request=LoRARequest("l", 1, folder, load_inplace=True)))
+        one, two = [desc["adapter"] for desc, _, _ in scheduler._client.asked]
+        self.assertNotEqual(one, two)
+
+    def test_space__codec__is_in_it(self):
+        descs = []
+        for codec in ("", "int8", "kv4:group=64", "max_kl=0.002"):
+            scheduler = half(codec=codec)
+            scheduler.on_new_request(request("a", tokens(64)))
+            descs.append(scheduler._client.asked[0][0])
+            self.assertEqual(codec, descs[-1]["codec"])
+            self.assertEqual({**descs[0], "codec": codec}, descs[-1])
+
+    def test_space__what_values_depend_on__is_in_it(self):
+        def desc(**changes):
+            config = engine_config()
+            for path, value in changes.items():
+                part, name = path.split("__")
+                setattr(getattr(config, part), name, value)
+            return base_space(config, layout(), "identity", b"root")
+
+        plain = desc()
+        for changes in (
+            {"cache_config__cache_dtype": "fp8_e4m3"},
+            {"cache_config__prefix_caching_hash_algo": "sha256"},
+            {"model_config__dtype": "bfloat16"},
+            {"model_config__quantization": "awq"},
+            {"model_config__hf_overrides": {"rope_theta": 1}},
+            {"model_config__hf_config": SimpleNamespace(rope_theta=5e5)},
+            {"model_config__hf_config": SimpleNamespace(rope_theta=1e4, rope_parameters={"factor": 8.0})},
+            {"load_config__load_format": "gguf"},
+        ):
+            changed = desc(**changes)
+            self.assertNotEqual(plain, changed, changes)
+            self.assertTrue(any(plain[name] != changed[name] for name in plain if name != "model_name"), changes)
+        self.assertNotEqual(plain, base_space(engine_config(), layout(), "another", b"root"))
+        self.assertNotEqual(plain, base_space(engine_config(), layout(), "identity", b"toor"))
 
     def test_space__adapter__is_named_by_content(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -427,6 +526,21 @@ class Storing(unittest.TestCase):
         scheduler.on_new_request(request("a", tokens(70), kv_transfer_params={"no_store": True}))
         self.assertEqual([], scheduler.build_meta(step({"a": 70}, [1, 2, 3, 4, 5])).stores)
 
+    def test_store__vllm_0_29_lists_changed_tables_alone__uses_the_last(self):
+        scheduler = half(store_decode=True)
+        one = request("a", tokens(30))
+        scheduler.on_new_request(one)
+        first = step({"a": 30})
+        first.kv_connector_block_state = SimpleNamespace(block_ids={"a": ([7, 8],), "other": ([9],)})
+        job, = scheduler.build_meta(first).stores
+        self.assertEqual([7], list(job.pages))
+        one.num_computed_tokens = 30
+        one.append_output_token_ids(tokens(3, 5))
+        later = step({"a": 2})
+        later.kv_connector_block_state = SimpleNamespace(block_ids={})
+        job, = scheduler.build_meta(later).stores
+        self.assertEqual((1, [8]), (job.first, list(job.pages)))
+
     def test_finish__store_under_way__keeps_the_blocks(self):
         scheduler = half()
         one = request("a", tokens(70))
@@ -584,7 +698,15 @@ class Settings(unittest.TestCase):
             Options({"match_wait": 2})
 
     def test_options__bad_value__says_what_is_right(self):
-        for given, wanted in (({"store": 1}, "bool"), ({"load_share": 0}, "from"), ({"after_reset": "x"}, "private")):
+        for given, wanted in (
+            ({"store": 1}, "bool"),
+            ({"load_share": 0}, "from"),
+            ({"after_reset": "x"}, "private"),
+            ({"codec": "int8:"}, "no codec"),
+            ({"codec": "Int 8"}, "no codec"),
+            ({"codec": "max_kl=little"}, "no codec"),
+            ({"codec": "int8", "verify_loads": True, "verify_dir": "/x"}, "every byte"),
+        ):
             with self.assertRaisesRegex(OptionError, wanted):
                 Options(given)
 

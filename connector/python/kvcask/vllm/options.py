@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,16 @@ TABLE = (
     Option("match_limit_ms", float, 20.0, "after this long without an answer: nothing is stored, and a pause", 0.1, 60000),
     Option("store_deadline_ms", float, 1000.0, "a store not done by then is given up", 1, 600000),
     Option("store_queue_mib", float, 512.0, "bytes being stored at a time; beyond it blocks are dropped and counted", 1, 1 << 20),
+    Option("codec", str, "", "loss allowed to blocks that leave memory: a codec (int8, kv4:group=64), or max_kl=0.002; empty: none"),
     Option("model_identity", str, "", "identity of the weights, by hand; empty: computed from the model's folder"),
     Option("after_reset", ("private", "shared"), "private", "whose blocks are used after reset_cache: see docs/vllm.md"),
     Option("verify_loads", bool, False, "debug: compare every loaded page with what was gathered at its store"),
     Option("verify_dir", str, "", "debug: folder where verify_loads keeps digests; engines that share blocks share it"),
 )
+
+
+# How codecs are written; which there are is the daemon's to say.
+CODEC_FORM = re.compile(r"[a-z][a-z0-9_+]*(:[a-z0-9_]+=[a-z0-9_.+-]+(,[a-z0-9_]+=[a-z0-9_.+-]+)*)?|max_kl=[0-9.]+(e-?[0-9]+)?")
 
 
 class OptionError(ValueError):
@@ -63,6 +69,10 @@ class Options:
             setattr(self, option.key, value if value == "auto" and option.auto else _checked(option, value))
         if self.verify_loads and not self.verify_dir:
             raise OptionError("kv_connector_extra_config: verify_loads wants a verify_dir")
+        if self.codec and not CODEC_FORM.fullmatch(self.codec):
+            raise OptionError(f"kv_connector_extra_config: codec: {self.codec!r} is no codec (int8, kv4:group=64) and no max_kl=0.002")
+        if self.codec and self.verify_loads:
+            raise OptionError("kv_connector_extra_config: verify_loads compares every byte: not together with a codec that may lose some")
 
 
 def _checked(option: Option, value: Any) -> Any:

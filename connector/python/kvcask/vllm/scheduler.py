@@ -17,6 +17,7 @@ import logging
 import time
 import uuid
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 from kvcask import client as kv
@@ -40,7 +41,7 @@ class Tracked:
 
     __slots__ = (
         "request", "space", "may_load", "attempt", "op", "lease", "asked", "match", "first_token",
-        "loading", "job", "offered", "store_limit", "stores_open",
+        "loading", "job", "offered", "store_limit", "stores_open", "table",
     )  # fmt: skip
 
     def __init__(self, request: Any, space: str | None, may_load: bool, store_limit: int):
@@ -58,6 +59,7 @@ class Tracked:
         self.offered = 0  # leading kvcask blocks that are stored or on their way
         self.store_limit = store_limit  # kvcask blocks that are stored at most
         self.stores_open: set[int] = set()  # serials of store jobs whose pages the worker still reads
+        self.table: list[int] = []  # vLLM 0.29: its blocks when they last changed
 
 
 class SchedulerHalf:
@@ -150,7 +152,7 @@ class SchedulerHalf:
                     "unless PYTHONHASHSEED is set; use sha256_cbor to share blocks",
                     algorithm,
                 )
-            self._base = base_space(self._config, self._layout, self._identity, bytes(root))
+            self._base = base_space(self._config, self._layout, self._identity, bytes(root), self._options.codec)
         return self._base
 
     def _space_key(self, request: Any) -> str | None:
@@ -455,7 +457,7 @@ class SchedulerHalf:
 
     def _offer_blocks(self, output: Any, meta: StepMeta) -> None:
         layout = self._layout
-        state = output.kv_connector_block_state
+        table_of = self._tables(output.kv_connector_block_state)
         full = []
         for request_id, tokens in output.num_scheduled_tokens.items():
             tracked = self._storing.get(request_id)
@@ -467,12 +469,21 @@ class SchedulerHalf:
             hashed = len(request.block_hashes) // layout.engine_blocks_per_block
             end = min(computed, hashed, tracked.store_limit)
             if end > tracked.offered:
-                table = state.get_block_ids(request_id)[0]
-                self._offer(tracked, end, table, meta)
+                self._offer(tracked, end, table_of(request_id), meta)
             if tracked.offered >= tracked.store_limit:
                 full.append(request_id)
         for request_id in full:
             del self._storing[request_id]
+
+    def _tables(self, state: Any) -> Callable[[str], list[int]]:
+        """The engine blocks of a request that is scheduled in this step."""
+        if hasattr(state, "get_block_ids"):
+            return lambda request_id: state.get_block_ids(request_id)[0]
+        # vLLM 0.29 lists those requests alone whose table has changed.
+        for request_id, groups in state.block_ids.items():
+            if request_id in self._storing:
+                self._storing[request_id].table = groups[0]
+        return lambda request_id: self._storing[request_id].table
 
     def _offer(self, tracked: Tracked, end: int, table: list[int], meta: StepMeta) -> None:
         request, layout = tracked.request, self._layout

@@ -285,8 +285,8 @@ def model_identity(vllm_config: Any, options: Any, cache_dir: str | None) -> str
     return client.model_identity(folder, cache)
 
 
-def base_space(vllm_config: Any, layout: Layout, identity: str, hash_root: bytes) -> dict[str, str]:
-    """The space of the model without adapters, as the fields of struct kvc_space_desc."""
+def base_space(vllm_config: Any, layout: Layout, identity: str, hash_root: bytes, codec: str = "") -> dict[str, str]:
+    """The space of the model without adapters, as the fields of struct kvc_space_desc. codec: the loss that it allows."""
     import vllm
 
     model = vllm_config.model_config
@@ -317,6 +317,7 @@ def base_space(vllm_config: Any, layout: Layout, identity: str, hash_root: bytes
         "hash_algorithm": algorithm,
         "hash_root": hash_root.hex(),
         "extra": _limited(_canonical(extra)),
+        "codec": codec,
     }
 
 
