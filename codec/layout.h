@@ -59,12 +59,12 @@ static inline size_t kvci_layout_offset(const struct kvci_layout *layout, uint32
 	       token % layout->page_tokens * layout->token_bytes + head * layout->head_bytes + layout->planes[plane].offset_bytes;
 }
 
-/* How many of `count` rows from `token` on lie token_bytes apart: those in the same page. */
+/* How many of `count` rows from `token` on lie token_bytes apart: those in the same page, and all where pages follow as tokens do. */
 static inline uint32_t kvci_layout_run(const struct kvci_layout *layout, uint32_t token, uint32_t count)
 {
 	uint32_t left = layout->page_tokens - token % layout->page_tokens;
 
-	return count < left ? count : left;
+	return count < left || layout->page_bytes == layout->page_tokens * layout->token_bytes ? count : left;
 }
 
 /* How many of the part's first tokens are sinks: at the positions 0 to sinks - 1 of their sequence. */

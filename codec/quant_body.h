@@ -149,6 +149,480 @@ static void quant_store(uint32_t dtype, uint8_t *rows, size_t row_bytes, uint32_
 #undef STORE
 }
 
-#define QUANT_SLOTS(kernel_name) .name = kernel_name, .load = quant_load, .store = quant_store
+/* ---- codes ------------------------------------------------------------------------------------------------------------------ */
+
+enum { BODY_COLUMN = 64, BODY_SUM_ROWS = 256 };
+
+static void quant_sums(const uint8_t *codes, uint32_t rows, uint32_t dims, uint8_t mask, uint32_t *sums)
+{
+	for (uint32_t column = 0; column < dims; column += BODY_COLUMN) {
+		uint32_t width = dims - column < BODY_COLUMN ? dims - column : BODY_COLUMN;
+
+		for (uint32_t row = 0; row < rows; row += BODY_SUM_ROWS) {
+			uint16_t short_sums[BODY_COLUMN] = { 0 }; /* 256 times 255 at most */
+			const uint8_t *restrict from = codes + (size_t)row * dims + column;
+
+			for (uint32_t i = row; i < rows && i < row + BODY_SUM_ROWS; i++, from += dims) {
+				if (width == BODY_COLUMN)
+					for (uint32_t at = 0; at < BODY_COLUMN; at++)
+						short_sums[at] += from[at] & mask;
+				else
+					for (uint32_t at = 0; at < width; at++)
+						short_sums[at] += from[at] & mask;
+			}
+			for (uint32_t at = 0; at < width; at++)
+				sums[column + at] += short_sums[at];
+		}
+	}
+}
+
+static void quant_take_off(uint8_t *restrict codes, uint32_t rows, uint32_t dims, const uint8_t *restrict offsets)
+{
+	for (uint32_t row = 0; row < rows; row++, codes += dims)
+		for (uint32_t i = 0; i < dims; i++)
+			codes[i] = (uint8_t)(codes[i] - offsets[i]);
+}
+
+static void quant_put_on(uint8_t *restrict codes, uint32_t rows, uint32_t dims, const uint8_t *restrict offsets)
+{
+	for (uint32_t row = 0; row < rows; row++, codes += dims)
+		for (uint32_t i = 0; i < dims; i++)
+			codes[i] = (uint8_t)(codes[i] + offsets[i]);
+}
+
+/* Eight bytes' lower bits moved together in three steps: pairs, fours, eights. */
+QUANT_INLINE void body_pack(uint32_t bits, const uint8_t *restrict codes, size_t eights, uint8_t *restrict packed)
+{
+	for (size_t i = 0; i < eights; i++) {
+		uint64_t eight;
+
+		memcpy(&eight, codes + 8 * i, sizeof(eight));
+		eight = (eight & 0x00ff00ff00ff00ffu) | (eight & 0xff00ff00ff00ff00u) >> (8 - bits);
+		eight = (eight & 0x0000ffff0000ffffu) | (eight & 0xffff0000ffff0000u) >> 2 * (8 - bits);
+		eight = (eight & 0x00000000ffffffffu) | (eight & 0xffffffff00000000u) >> 4 * (8 - bits);
+		memcpy(packed + bits * i, &eight, bits);
+	}
+}
+
+QUANT_INLINE void body_unpack(uint32_t bits, const uint8_t *restrict packed, size_t eights, uint8_t *restrict codes)
+{
+	const uint64_t fours = ((uint64_t)1 << 4 * bits) - 1, pairs = (((uint64_t)1 << 2 * bits) - 1) * 0x0000000100000001u;
+	const uint64_t ones = (((uint64_t)1 << bits) - 1) * 0x0001000100010001u;
+
+	for (size_t i = 0; i < eights; i++) {
+		uint64_t eight = 0;
+
+		memcpy(&eight, packed + bits * i, bits);
+		eight = (eight & fours) | (eight & ~fours) << 4 * (8 - bits);
+		eight = (eight & pairs) | (eight & ~pairs) << 2 * (8 - bits);
+		eight = (eight & ones) | (eight & ~ones) << (8 - bits);
+		memcpy(codes + 8 * i, &eight, sizeof(eight));
+	}
+}
+
+#define BODY_EACH_BITS(call, bits) \
+	switch (bits) { \
+	case 2: call(2); break; \
+	case 3: call(3); break; \
+	case 4: call(4); break; \
+	case 5: call(5); break; \
+	case 6: call(6); break; \
+	case 7: call(7); break; \
+	default: call(8); break; \
+	}
+
+static void quant_pack(uint32_t bits, const uint8_t *codes, size_t eights, uint8_t *packed)
+{
+#define PACK(known) body_pack(known, codes, eights, packed)
+	BODY_EACH_BITS(PACK, bits)
+#undef PACK
+}
+
+static void quant_unpack(uint32_t bits, const uint8_t *packed, size_t eights, uint8_t *codes)
+{
+#define UNPACK(known) body_unpack(known, packed, eights, codes)
+	BODY_EACH_BITS(UNPACK, bits)
+#undef UNPACK
+}
+
+/* ---- small things of quantisers ----------------------------------------------------------------------------------------------- */
+
+/* To the nearest whole number, ties to even, from -2^22 to 2^22: in the lower bits. */
+QUANT_INLINE uint32_t body_whole(float value)
+{
+	return body_bits(value + 0x1.8p23f);
+}
+
+QUANT_INLINE uint16_t body_get16(const uint8_t *bytes)
+{
+	uint16_t value;
+
+	memcpy(&value, bytes, sizeof(value));
+	return value;
+}
+
+QUANT_INLINE void body_put16(uint8_t *bytes, uint16_t value)
+{
+	memcpy(bytes, &value, sizeof(value));
+}
+
+/* `most` / levels as bf16, rounded up; 0 where it would be no normal number. */
+QUANT_INLINE uint16_t body_scale_up(float most, float levels)
+{
+	uint32_t bits = (body_bits(most / levels) + 0xffff) >> 16;
+
+	return bits < 0x80 ? 0 : (uint16_t)bits;
+}
+
+QUANT_INLINE float body_bf16(uint16_t element)
+{
+	return body_value((uint32_t)element << 16);
+}
+
+QUANT_INLINE float body_inverse(float scale)
+{
+	return scale == 0 ? 0 : 1 / scale;
+}
+
+/* Of a row's elements the largest magnitude, as bits. */
+QUANT_INLINE uint32_t body_row_most(uint32_t dtype, uint32_t dims, const uint8_t *restrict row)
+{
+	uint32_t most = 0;
+
+	for (uint32_t i = 0; i < dims; i++) {
+		uint32_t bits = body_bits(body_load(dtype, row, i)) & 0x7fffffff;
+
+		most = most > bits ? most : bits;
+	}
+	return most;
+}
+
+/* ---- int8: a scale a row ------------------------------------------------------------------------------------------------------ */
+
+QUANT_INLINE bool body_row_encode(uint32_t dtype, uint32_t dims, const struct quant_rows *rows, const uint8_t *restrict raw,
+                                  uint8_t *restrict scales, uint8_t *restrict codes)
+{
+	uint32_t worst = 0;
+
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += dims) {
+		uint32_t most = body_row_most(dtype, dims, raw);
+		uint16_t scale = body_scale_up(body_value(most), 127);
+		float inverse = body_inverse(body_bf16(scale));
+
+		worst = worst > most ? worst : most;
+		body_put16(scales + (size_t)2 * row, scale);
+		for (uint32_t i = 0; i < dims; i++)
+			codes[i] = (uint8_t)(body_whole(body_load(dtype, raw, i) * inverse) + 128);
+	}
+	return worst < QUANT_INFINITE;
+}
+
+static bool quant_row_encode(const struct quant_rows *rows, const uint8_t *raw, uint8_t *scales, uint8_t *codes)
+{
+#define ENCODE(type, length) body_row_encode(type, length, rows, raw, scales, codes)
+	return BODY_EACH(ENCODE, rows->dtype, rows->dims);
+#undef ENCODE
+}
+
+QUANT_INLINE void body_row_decode(uint32_t dtype, uint32_t dims, const struct quant_rows *rows, uint8_t *restrict raw,
+                                  const uint8_t *restrict scales, const uint8_t *restrict codes)
+{
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += dims) {
+		float scale = body_bf16(body_get16(scales + (size_t)2 * row));
+
+		for (uint32_t i = 0; i < dims; i++)
+			body_store(dtype, raw, i, (float)(codes[i] - 128) * scale);
+	}
+}
+
+static void quant_row_decode(const struct quant_rows *rows, uint8_t *raw, const uint8_t *scales, const uint8_t *codes)
+{
+#define DECODE(type, length) body_row_decode(type, length, rows, raw, scales, codes)
+	BODY_EACH(DECODE, rows->dtype, rows->dims);
+#undef DECODE
+}
+
+/* ---- kv4: groups ---------------------------------------------------------------------------------------------------------------- */
+
+QUANT_INLINE float body_unordered(int32_t ordered)
+{
+	return body_value((uint32_t)quant_ordered((uint32_t)ordered)); /* its own inverse */
+}
+
+/* Lowest and scale in f16 of a range; false: not finite, or beyond f16. */
+QUANT_INLINE bool body_meta(int32_t lowest, int32_t highest, float levels, uint16_t *ret_lowest, uint16_t *ret_scale)
+{
+	float low = body_unordered(lowest), high = body_unordered(highest);
+
+	*ret_lowest = body_to_f16(low);
+	*ret_scale = body_to_f16((high - body_from_f16(*ret_lowest)) / levels);
+	return low >= -65504 && high <= 65504;
+}
+
+QUANT_INLINE uint8_t body_code(float value, float low, float inverse, float levels)
+{
+	float code = (value - low) * inverse;
+
+	code = code < 0 ? 0 : code;
+	code = code > levels ? levels : code;
+	return (uint8_t)body_whole(code);
+}
+
+QUANT_INLINE bool body_group_encode(uint32_t dtype, uint32_t dims, const struct quant_rows *rows, const uint8_t *restrict raw,
+                                    uint32_t group, float levels, uint8_t *restrict meta, uint8_t *restrict codes)
+{
+	uint32_t groups = (dims + group - 1) / group;
+	bool right = true;
+
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += dims, meta += (size_t)4 * groups)
+		for (uint32_t begin = 0; begin < dims; begin += group) {
+			uint32_t length = dims - begin < group ? dims - begin : group;
+			int32_t lowest = INT32_MAX, highest = INT32_MIN;
+			uint16_t low16, scale16;
+			float low, inverse;
+
+			for (uint32_t i = 0; i < length; i++) {
+				int32_t ordered = quant_ordered(body_bits(body_load(dtype, raw, begin + i)));
+
+				lowest = lowest < ordered ? lowest : ordered;
+				highest = highest > ordered ? highest : ordered;
+			}
+			right &= body_meta(lowest, highest, levels, &low16, &scale16);
+			body_put16(meta + (size_t)2 * (begin / group), low16);
+			body_put16(meta + (size_t)2 * (groups + begin / group), scale16);
+			low = body_from_f16(low16);
+			inverse = body_inverse(body_from_f16(scale16));
+			for (uint32_t i = 0; i < length; i++)
+				codes[begin + i] = body_code(body_load(dtype, raw, begin + i), low, inverse, levels);
+		}
+	return right;
+}
+
+static bool quant_group_encode(const struct quant_rows *rows, const uint8_t *raw, uint32_t group, uint32_t levels, uint8_t *meta,
+                               uint8_t *codes)
+{
+#define ENCODE(type, length) \
+	(group == 64 ? body_group_encode(type, length, rows, raw, 64, (float)levels, meta, codes) : \
+	               body_group_encode(type, length, rows, raw, group, (float)levels, meta, codes))
+	return BODY_EACH(ENCODE, rows->dtype, rows->dims);
+#undef ENCODE
+}
+
+QUANT_INLINE void body_group_decode(uint32_t dtype, uint32_t dims, const struct quant_rows *rows, uint8_t *restrict raw, uint32_t group,
+                                    const uint8_t *restrict meta, const uint8_t *restrict codes)
+{
+	uint32_t groups = (dims + group - 1) / group;
+
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += dims, meta += (size_t)4 * groups)
+		for (uint32_t begin = 0; begin < dims; begin += group) {
+			float low = body_from_f16(body_get16(meta + (size_t)2 * (begin / group)));
+			float scale = body_from_f16(body_get16(meta + (size_t)2 * (groups + begin / group)));
+			uint32_t length = dims - begin < group ? dims - begin : group;
+
+			for (uint32_t i = 0; i < length; i++)
+				body_store(dtype, raw, begin + i, low + (float)codes[begin + i] * scale);
+		}
+}
+
+static void quant_group_decode(const struct quant_rows *rows, uint8_t *raw, uint32_t group, const uint8_t *meta, const uint8_t *codes)
+{
+#define DECODE(type, length) \
+	(group == 64 ? body_group_decode(type, length, rows, raw, 64, meta, codes) : body_group_decode(type, length, rows, raw, group, meta, codes))
+	BODY_EACH(DECODE, rows->dtype, rows->dims);
+#undef DECODE
+}
+
+QUANT_INLINE void body_range(uint32_t dtype, uint32_t dims, const struct quant_rows *rows, const uint8_t *restrict raw,
+                             int32_t *restrict lowest, int32_t *restrict highest)
+{
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes)
+		for (uint32_t i = 0; i < dims; i++) {
+			int32_t ordered = quant_ordered(body_bits(body_load(dtype, raw, i)));
+
+			lowest[i] = lowest[i] < ordered ? lowest[i] : ordered;
+			highest[i] = highest[i] > ordered ? highest[i] : ordered;
+		}
+}
+
+static void quant_range(const struct quant_rows *rows, const uint8_t *raw, int32_t *lowest, int32_t *highest)
+{
+#define RANGE(type, length) body_range(type, length, rows, raw, lowest, highest)
+	BODY_EACH(RANGE, rows->dtype, rows->dims);
+#undef RANGE
+}
+
+static bool quant_channel_meta(uint32_t dims, const int32_t *lowest, const int32_t *highest, uint32_t levels, uint8_t *meta)
+{
+	bool right = true;
+
+	for (uint32_t i = 0; i < dims; i++) {
+		uint16_t low16, scale16;
+
+		right &= body_meta(lowest[i], highest[i], (float)levels, &low16, &scale16);
+		body_put16(meta + (size_t)2 * i, low16);
+		body_put16(meta + (size_t)2 * (dims + i), scale16);
+	}
+	return right;
+}
+
+/* A stretch of a group's channels that stays in registers or the first cache. */
+enum { BODY_STRETCH = 128 };
+
+QUANT_INLINE void body_channel_encode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, const uint8_t *restrict raw, uint32_t begin,
+                                      float levels, const uint8_t *restrict meta, uint8_t *restrict codes)
+{
+	float low[BODY_STRETCH], inverse[BODY_STRETCH];
+
+	for (uint32_t i = 0; i < width; i++) {
+		low[i] = body_from_f16(body_get16(meta + (size_t)2 * (begin + i)));
+		inverse[i] = body_inverse(body_from_f16(body_get16(meta + (size_t)2 * (rows->dims + begin + i))));
+	}
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims)
+		for (uint32_t i = 0; i < width; i++)
+			codes[begin + i] = body_code(body_load(dtype, raw, begin + i), low[i], inverse[i], levels);
+}
+
+static void quant_channel_encode(const struct quant_rows *rows, const uint8_t *raw, uint32_t levels, const uint8_t *meta, uint8_t *codes)
+{
+	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
+		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+
+#define ENCODE(type, length) body_channel_encode(type, length, rows, raw, begin, (float)levels, meta, codes)
+		BODY_EACH(ENCODE, rows->dtype, width);
+#undef ENCODE
+	}
+}
+
+QUANT_INLINE void body_channel_decode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, uint8_t *restrict raw, uint32_t begin,
+                                      const uint8_t *restrict meta, const uint8_t *restrict codes)
+{
+	float low[BODY_STRETCH], scale[BODY_STRETCH];
+
+	for (uint32_t i = 0; i < width; i++) {
+		low[i] = body_from_f16(body_get16(meta + (size_t)2 * (begin + i)));
+		scale[i] = body_from_f16(body_get16(meta + (size_t)2 * (rows->dims + begin + i)));
+	}
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims)
+		for (uint32_t i = 0; i < width; i++)
+			body_store(dtype, raw, begin + i, low[i] + (float)codes[begin + i] * scale[i]);
+}
+
+static void quant_channel_decode(const struct quant_rows *rows, uint8_t *raw, const uint8_t *meta, const uint8_t *codes)
+{
+	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
+		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+
+#define DECODE(type, length) body_channel_decode(type, length, rows, raw, begin, meta, codes)
+		BODY_EACH(DECODE, rows->dtype, width);
+#undef DECODE
+	}
+}
+
+/* ---- fp8 ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Both forms are a float's upper bits with another bias, rounded to even; below the least normal number a sum does the rounding. */
+QUANT_INLINE uint8_t body_to_f8(bool e5m2, float value)
+{
+	float most = e5m2 ? 57344 : 448, clamped = body_clamp(value, most), lifted;
+	uint32_t shift = e5m2 ? 21 : 20, bias = e5m2 ? 112 : 120, least = (bias + 1) << 23;
+	uint32_t sign = body_bits(clamped) & 0x80000000u, bits = body_bits(clamped) ^ sign, small, normal;
+
+	/* One step of a denormal is the last bit of this sum. */
+	lifted = body_value(bits) + body_value((bias + 1 + shift) << 23);
+	small = body_bits(lifted) - ((bias + 1 + shift) << 23);
+	normal = (bits - (bias << 23) + ((uint32_t)1 << (shift - 1)) - 1 + (bits >> shift & 1)) >> shift;
+	return (uint8_t)((bits < least ? small : normal) | sign >> 24);
+}
+
+QUANT_INLINE float body_from_f8(bool e5m2, uint8_t code)
+{
+	float value = body_value((uint32_t)(code & 0x7f) << (e5m2 ? 21 : 20)) * (e5m2 ? 0x1p112f : 0x1p120f);
+
+	return body_value(body_bits(value) | (uint32_t)(code & 0x80) << 24);
+}
+
+QUANT_INLINE bool body_row_scales(uint32_t dtype, uint32_t dims, const struct quant_rows *rows, const uint8_t *restrict raw, float most,
+                                  uint8_t *restrict scales)
+{
+	uint32_t worst = 0;
+
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes) {
+		uint32_t bits = body_row_most(dtype, dims, raw);
+
+		worst = worst > bits ? worst : bits;
+		body_put16(scales + (size_t)2 * row, body_scale_up(body_value(bits), most));
+	}
+	return worst < QUANT_INFINITE;
+}
+
+static bool quant_row_scales(const struct quant_rows *rows, const uint8_t *raw, float most, uint8_t *scales)
+{
+#define SCALES(type, length) body_row_scales(type, length, rows, raw, most, scales)
+	return BODY_EACH(SCALES, rows->dtype, rows->dims);
+#undef SCALES
+}
+
+QUANT_INLINE void body_f8_encode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, const uint8_t *restrict raw, uint32_t begin,
+                                 bool e5m2, bool by_row, const uint8_t *restrict scales, uint8_t *restrict codes)
+{
+	float inverse[BODY_STRETCH];
+
+	for (uint32_t i = 0; !by_row && i < width; i++)
+		inverse[i] = body_inverse(body_bf16(body_get16(scales + (size_t)2 * (begin + i))));
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims) {
+		float factor = by_row ? body_inverse(body_bf16(body_get16(scales + (size_t)2 * row))) : 0;
+
+		for (uint32_t i = 0; i < width; i++)
+			codes[begin + i] = body_to_f8(e5m2, body_load(dtype, raw, begin + i) * (by_row ? factor : inverse[i]));
+	}
+}
+
+static void quant_f8_encode(const struct quant_rows *rows, const uint8_t *raw, bool e5m2, bool by_row, const uint8_t *scales, uint8_t *codes)
+{
+	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
+		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+
+#define ENCODE(type, length) \
+	(by_row ? body_f8_encode(type, length, rows, raw, begin, e5m2, true, scales, codes) : \
+	          body_f8_encode(type, length, rows, raw, begin, e5m2, false, scales, codes))
+		BODY_EACH(ENCODE, rows->dtype, width);
+#undef ENCODE
+	}
+}
+
+QUANT_INLINE void body_f8_decode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, uint8_t *restrict raw, uint32_t begin, bool e5m2,
+                                 bool by_row, const uint8_t *restrict scales, const uint8_t *restrict codes)
+{
+	float scale[BODY_STRETCH];
+
+	for (uint32_t i = 0; !by_row && i < width; i++)
+		scale[i] = body_bf16(body_get16(scales + (size_t)2 * (begin + i)));
+	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims) {
+		float factor = by_row ? body_bf16(body_get16(scales + (size_t)2 * row)) : 0;
+
+		for (uint32_t i = 0; i < width; i++)
+			body_store(dtype, raw, begin + i, body_from_f8(e5m2, codes[begin + i]) * (by_row ? factor : scale[i]));
+	}
+}
+
+static void quant_f8_decode(const struct quant_rows *rows, uint8_t *raw, bool e5m2, bool by_row, const uint8_t *scales, const uint8_t *codes)
+{
+	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
+		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+
+#define DECODE(type, length) \
+	(by_row ? body_f8_decode(type, length, rows, raw, begin, e5m2, true, scales, codes) : \
+	          body_f8_decode(type, length, rows, raw, begin, e5m2, false, scales, codes))
+		BODY_EACH(DECODE, rows->dtype, width);
+#undef DECODE
+	}
+}
+
+#define QUANT_SLOTS(kernel_name) \
+	.name = kernel_name, .load = quant_load, .store = quant_store, .sums = quant_sums, .take_off = quant_take_off, \
+	.put_on = quant_put_on, .pack = quant_pack, .unpack = quant_unpack, .row_encode = quant_row_encode, \
+	.row_decode = quant_row_decode, .group_encode = quant_group_encode, .group_decode = quant_group_decode, .range = quant_range, \
+	.channel_meta = quant_channel_meta, .channel_encode = quant_channel_encode, .channel_decode = quant_channel_decode, \
+	.row_scales = quant_row_scales, .f8_encode = quant_f8_encode, .f8_decode = quant_f8_decode
 
 #endif

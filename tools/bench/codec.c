@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Each codec of this build on K and V in bf16, section parts of 256 tokens, on one thread beside memcpy of the same bytes, in turns. The
- * numbers of docs/codecs.md. Time is the thread's own: the figures are of a core that is ours.
+ * Codecs on K and V in bf16, units of 256 tokens, on one thread beside memcpy of the same bytes, in turns. The numbers of docs/codecs.md. Time is
+ * the thread's own: the figures are of a core that is ours.
  */
 #include <math.h>
 #include <stdio.h>
@@ -14,22 +14,48 @@
 #include "tools/bench/bench.h"
 #include "tools/bench/codec_sample.h"
 
-enum { CODEC_TOKENS = 256, CODEC_PAGE_TOKENS = 16, CODEC_KERNELS_MAX = 3 };
+enum { CODEC_TOKENS = 256, CODEC_PAGE_TOKENS = 16, CODEC_KERNELS_MAX = 3, CODEC_SPEC_MAX = 96 };
 
 static const char *const codec_kernels[CODEC_KERNELS_MAX] = { "avx512", "avx2", "scalar" };
 
 struct codec_speed {
 	const char *kernel; /* NULL: this codec has but one */
-	double encode_gbps, decode_gbps, memcpy_gbps;
+	double encode_ns, decode_ns, memcpy_ns; /* of all bytes */
 	double spread; /* of the decode's times: (third quartile - first) / median */
 	uint32_t rounds;
 };
 
 struct codec_result {
 	const char *codec, *part;
-	double ratio, limit, rel_l2;
+	const struct kvc_codec_ops *ops;
+	const struct kvc_codec_params *params;
+	double bytes, stored, limit_bits, error, norm;
 	struct codec_speed speeds[CODEC_KERNELS_MAX];
 	uint32_t speed_count;
+};
+
+static double codec_ratio(const struct codec_result *result)
+{
+	return result->bytes / result->stored;
+}
+
+static double codec_rel_l2(const struct codec_result *result)
+{
+	return result->norm == 0 ? 0 : sqrt(result->error / result->norm);
+}
+
+/* Of an ideal order-0 coder of each part's exponents. */
+static double codec_limit_ratio(const struct codec_result *result)
+{
+	return 8 * result->bytes / result->limit_bits;
+}
+
+/* What a codec codes at once: a part of one layer, or of as many as its span. */
+struct codec_unit {
+	struct kvc_codec_part part;
+	size_t offset, bytes;  /* in run->raw and run->back */
+	size_t coded_offset, coded_room;
+	size_t coded_bytes; /* 0: stored raw */
 };
 
 /* One sample and where its coded form goes. */
@@ -37,39 +63,70 @@ struct codec_run {
 	const struct codec_sample *sample;
 	struct kvc_form form;
 	const struct kvc_codec_ops *ops;
-	uint32_t count; /* parts */
-	size_t part_bytes;
+	const struct kvc_codec_params *params;
+	const struct kvc_profile *profile;
 	bool is_k;
-	size_t stride, scratch_bytes;
-	size_t *coded_bytes; /* of each part; part_bytes: stored raw */
-	uint8_t *coded, *back, *scratch;
+	uint32_t count; /* units */
+	struct codec_unit *units;
+	size_t part_bytes, raw_bytes; /* of 256 tokens of a layer; of all */
+	size_t coded_room, scratch_bytes;
+	uint8_t *raw, *coded, *back, *scratch;
 };
-
-/* Parts in the order of the sample; a rest of tokens at a layer's end is left out. */
-static const uint8_t *codec_part_raw(const struct codec_run *run, uint32_t index, struct kvc_codec_part *ret_part)
-{
-	uint32_t parts_a_layer = run->sample->tokens / CODEC_TOKENS, layer = index / parts_a_layer;
-	size_t layer_bytes = codec_sample_bytes(run->sample) / run->sample->layers;
-
-	*ret_part = (struct kvc_codec_part){ .form = &run->form, .layer = layer, .is_k = run->is_k };
-	return (const uint8_t *)run->sample->values + layer * layer_bytes + index % parts_a_layer * run->part_bytes;
-}
 
 static void codec_run_fini(struct codec_run *run)
 {
-	kvci_free(run->coded_bytes);
+	kvci_free(run->units);
+	kvci_free(run->raw);
 	kvci_free(run->coded);
 	kvci_free(run->back);
 	kvci_free(run->scratch);
 }
 
-static kvc_status_t codec_run_init(struct codec_run *run, const struct kvc_codec_ops *ops, const struct codec_sample *sample, bool is_k)
+/* Units in the order of tokens, then layers; a rest of tokens at the end is left out. */
+static void codec_run_units(struct codec_run *run)
 {
-	struct kvc_codec_part part = { .form = &run->form, .is_k = is_k };
+	uint32_t layers = run->sample->layers, turns = run->sample->tokens / CODEC_TOKENS;
+	size_t layer_bytes = codec_sample_bytes(run->sample) / layers, at = 0;
+
+	for (uint32_t turn = 0; turn < turns; turn++)
+		for (uint32_t layer = 0; layer < layers;) {
+			struct codec_unit *unit = &run->units[run->count++];
+			uint32_t span;
+
+			unit->part = (struct kvc_codec_part){ .form = &run->form, .layer = layer, .is_k = run->is_k, .params = run->params,
+				                              .position_tokens = (uint64_t)turn * CODEC_TOKENS, .profile = run->profile };
+			span = run->ops->span == NULL ? 1 : run->ops->span(&unit->part);
+			span = span < layers - layer ? span : layers - layer;
+			unit->part.layer_count = span;
+			unit->offset = at;
+			unit->bytes = span * run->part_bytes;
+			for (uint32_t i = 0; i < span; i++, layer++, at += run->part_bytes)
+				memcpy(run->raw + at, (const uint8_t *)run->sample->values + layer * layer_bytes + turn * run->part_bytes,
+				       run->part_bytes);
+		}
+}
+
+/* Where each unit's coded form goes, and the most scratch that one needs. */
+static void codec_run_rooms(struct codec_run *run)
+{
+	for (uint32_t i = 0; i < run->count; i++) {
+		struct codec_unit *unit = &run->units[i];
+		size_t scratch = run->ops->scratch_bytes(&unit->part, unit->bytes);
+
+		unit->coded_offset = run->coded_room;
+		unit->coded_room = run->ops->bound_bytes(&unit->part, unit->bytes);
+		run->coded_room += (unit->coded_room + 63) / 64 * 64;
+		run->scratch_bytes = scratch > run->scratch_bytes ? scratch : run->scratch_bytes;
+	}
+}
+
+static kvc_status_t codec_run_init(struct codec_run *run, const struct codec_result *result, const struct codec_sample *sample, bool is_k,
+                                   const struct kvc_profile *profile)
+{
 	struct kvc_form_sizes sizes;
 	kvc_status_t status;
 
-	*run = (struct codec_run){ .sample = sample, .ops = ops, .is_k = is_k };
+	*run = (struct codec_run){ .sample = sample, .ops = result->ops, .params = result->params, .profile = profile, .is_k = is_k };
 	run->form = (struct kvc_form){
 		.struct_bytes = sizeof(run->form), .layer_count = sample->layers, .block_tokens = CODEC_TOKENS,
 		.engine_block_tokens = CODEC_PAGE_TOKENS, .kv_heads = sample->heads, .head_dim_k = sample->dims,
@@ -80,20 +137,24 @@ static kvc_status_t codec_run_init(struct codec_run *run, const struct kvc_codec
 	if (status != KVC_OK || sample->tokens < CODEC_TOKENS)
 		return KVC_INVALID;
 	run->part_bytes = sizes.section_bytes / 2;
-	run->count = sample->layers * (sample->tokens / CODEC_TOKENS);
-	run->stride = ops->bound_bytes(&part, run->part_bytes);
-	run->scratch_bytes = ops->scratch_bytes(&part, run->part_bytes);
-	run->coded_bytes = kvci_alloc_zero(run->count, sizeof(*run->coded_bytes));
-	run->coded = kvci_alloc(run->count * run->stride);
-	run->back = kvci_alloc(run->count * run->part_bytes);
+	run->raw_bytes = run->part_bytes * sample->layers * (sample->tokens / CODEC_TOKENS);
+	run->units = kvci_alloc_zero((size_t)sample->layers * (sample->tokens / CODEC_TOKENS), sizeof(*run->units));
+	run->raw = kvci_alloc(run->raw_bytes);
+	run->back = kvci_alloc(run->raw_bytes);
+	if (run->units == NULL || run->raw == NULL || run->back == NULL)
+		goto fail;
+	codec_run_units(run);
+	codec_run_rooms(run);
+	run->coded = kvci_alloc(run->coded_room);
 	run->scratch = kvci_alloc(run->scratch_bytes + 1);
-	if (run->coded_bytes == NULL || run->coded == NULL || run->back == NULL || run->scratch == NULL) {
-		codec_run_fini(run);
-		return KVC_NO_MEMORY;
-	}
-	memset(run->back, 0, run->count * run->part_bytes); /* no page is new to the first measurement */
-	memset(run->coded, 0, run->count * run->stride);
+	if (run->coded == NULL || run->scratch == NULL)
+		goto fail;
+	memset(run->back, 0, run->raw_bytes); /* no page is new to the first measurement */
+	memset(run->coded, 0, run->coded_room);
 	return KVC_OK;
+fail:
+	codec_run_fini(run);
+	return KVC_NO_MEMORY;
 }
 
 static kvc_status_t codec_encode_all(struct codec_run *run)
@@ -101,12 +162,10 @@ static kvc_status_t codec_encode_all(struct codec_run *run)
 	kvc_status_t status = KVC_OK;
 
 	for (uint32_t i = 0; i < run->count && status == KVC_OK; i++) {
-		struct kvc_codec_part part;
-		const uint8_t *raw = codec_part_raw(run, i, &part);
-		size_t bytes = 0;
+		struct codec_unit *unit = &run->units[i];
 
-		status = run->ops->encode(&part, raw, run->part_bytes, run->coded + i * run->stride, run->stride, run->scratch, &bytes);
-		run->coded_bytes[i] = bytes;
+		status = run->ops->encode(&unit->part, run->raw + unit->offset, unit->bytes, run->coded + unit->coded_offset, unit->coded_room,
+		                          run->scratch, &unit->coded_bytes);
 	}
 	return status;
 }
@@ -117,14 +176,13 @@ static kvc_status_t codec_decode_all(struct codec_run *run)
 	kvc_status_t status = KVC_OK;
 
 	for (uint32_t i = 0; i < run->count && status == KVC_OK; i++) {
-		struct kvc_codec_part part;
-		const uint8_t *raw = codec_part_raw(run, i, &part);
-		uint8_t *back = run->back + i * run->part_bytes;
+		const struct codec_unit *unit = &run->units[i];
+		uint8_t *back = run->back + unit->offset;
 
-		if (run->coded_bytes[i] == 0)
-			memcpy(back, raw, run->part_bytes);
+		if (unit->coded_bytes == 0)
+			memcpy(back, run->raw + unit->offset, unit->bytes);
 		else
-			status = run->ops->decode(&part, run->coded + i * run->stride, run->coded_bytes[i], back, run->part_bytes,
+			status = run->ops->decode(&unit->part, run->coded + unit->coded_offset, unit->coded_bytes, back, unit->bytes,
 			                          run->scratch);
 	}
 	return status;
@@ -132,19 +190,14 @@ static kvc_status_t codec_decode_all(struct codec_run *run)
 
 static void codec_memcpy_all(struct codec_run *run)
 {
-	for (uint32_t i = 0; i < run->count; i++) {
-		struct kvc_codec_part part;
-		const uint8_t *raw = codec_part_raw(run, i, &part);
-
-		memcpy(run->back + i * run->part_bytes, raw, run->part_bytes);
-	}
+	for (uint32_t i = 0; i < run->count; i++)
+		memcpy(run->back + run->units[i].offset, run->raw + run->units[i].offset, run->units[i].bytes);
 }
 
 static kvc_status_t codec_measure(const struct bench_options *options, struct codec_run *run, struct codec_speed *ret_speed)
 {
 	struct bench_samples encode = { 0 }, decode = { 0 }, copy = { 0 };
 	uint32_t pairs = bench_pair_count(options, 21, 9);
-	double bytes = (double)run->count * (double)run->part_bytes;
 	kvc_status_t status = KVC_OK;
 
 	for (uint32_t i = 0; i < pairs && status == KVC_OK; i++) {
@@ -164,10 +217,10 @@ static kvc_status_t codec_measure(const struct bench_options *options, struct co
 			status = bench_samples_add(&copy, (double)(copied_ns - encoded_ns));
 	}
 	if (status == KVC_OK) {
-		ret_speed->encode_gbps = bytes / bench_samples_at(&encode, 0.5);
-		ret_speed->decode_gbps = bytes / bench_samples_at(&decode, 0.5);
-		ret_speed->memcpy_gbps = bytes / bench_samples_at(&copy, 0.5);
-		ret_speed->spread = (bench_samples_at(&decode, 0.75) - bench_samples_at(&decode, 0.25)) / bench_samples_at(&decode, 0.5);
+		ret_speed->encode_ns = bench_samples_at(&encode, 0.5);
+		ret_speed->decode_ns = bench_samples_at(&decode, 0.5);
+		ret_speed->memcpy_ns = bench_samples_at(&copy, 0.5);
+		ret_speed->spread = (bench_samples_at(&decode, 0.75) - bench_samples_at(&decode, 0.25)) / ret_speed->decode_ns;
 		ret_speed->rounds = pairs;
 	}
 	bench_samples_fini(&encode);
@@ -185,37 +238,32 @@ static float codec_float(const uint8_t *bf16)
 	return value;
 }
 
-/* The ratio, and the error of what was decoded last over the norm of what was coded. */
+/* The bytes, and the error of what was decoded last over the norm of what was coded. */
 static void codec_compare(const struct codec_run *run, struct codec_result *result)
 {
-	double error = 0, norm = 0, stored = 0;
-
 	for (uint32_t i = 0; i < run->count; i++) {
-		struct kvc_codec_part part;
-		const uint8_t *raw = codec_part_raw(run, i, &part), *back = run->back + i * run->part_bytes;
+		const struct codec_unit *unit = &run->units[i];
 
-		stored += (double)(run->coded_bytes[i] == 0 ? run->part_bytes : run->coded_bytes[i]);
-		if (memcmp(raw, back, run->part_bytes) == 0 && run->ops->lossless)
-			continue;
-		for (size_t at = 0; at < run->part_bytes; at += 2) {
-			double is = codec_float(raw + at), difference = codec_float(back + at) - is;
-
-			norm += is * is;
-			error += difference * difference;
-		}
+		result->stored += (double)(unit->coded_bytes == 0 ? unit->bytes : unit->coded_bytes);
 	}
-	result->ratio = (double)run->count * (double)run->part_bytes / stored;
-	result->rel_l2 = norm == 0 ? 0 : sqrt(error / norm);
+	result->bytes = (double)run->raw_bytes;
+	if (memcmp(run->raw, run->back, run->raw_bytes) == 0 && run->ops->lossless)
+		return;
+	for (size_t at = 0; at < run->raw_bytes; at += 2) {
+		double is = codec_float(run->raw + at), difference = codec_float(run->back + at) - is;
+
+		result->norm += is * is;
+		result->error += difference * difference;
+	}
 }
 
-/* The ratio of an ideal order-0 coder of each part's exponents, which knows them: 8 bits of sign and mantissa besides. */
-static double codec_limit(const struct codec_run *run)
+/* Bits of an ideal order-0 coder of each part's exponents, which knows them: 8 bits of sign and mantissa besides. */
+static double codec_limit_bits(const struct codec_run *run)
 {
 	double bits = 0, elements = (double)run->part_bytes / 2;
 
-	for (uint32_t i = 0; i < run->count; i++) {
-		struct kvc_codec_part part;
-		const uint8_t *raw = codec_part_raw(run, i, &part);
+	for (size_t part = 0; part < run->raw_bytes; part += run->part_bytes) {
+		const uint8_t *raw = run->raw + part;
 		uint32_t counts[256] = { 0 };
 
 		for (size_t at = 0; at < run->part_bytes; at += 2)
@@ -225,63 +273,122 @@ static double codec_limit(const struct codec_run *run)
 			if (counts[exponent] != 0)
 				bits += counts[exponent] * log2(elements / counts[exponent]);
 	}
-	return 16 * elements * run->count / bits;
+	return bits;
 }
 
 /* ---- the report ------------------------------------------------------------------------------------------------------- */
 
-/* The bars of split (docs/codecs.md). */
-static bool codec_met(const struct codec_result *result)
-{
-	bool met = result->ratio >= (result->part[0] == 'K' ? 1.48 : 1.49) && result->ratio >= 0.99 * result->limit;
+/* The bars of docs/codecs.md: of K and V together where not said otherwise; 0: none. Ratios are of the codec's own defaults; speeds of the fixed rate,
+ * where there is one, by the kernel that is picked. */
+struct codec_bar {
+	uint16_t id;
+	double ratio, encode_gbps, decode_gbps;
+	bool fixed_rate;
+};
 
+static const struct codec_bar codec_bars[] = {
+	{ KVC_CODEC_INT8, 2.2, 5, 5, true },
+	{ KVC_CODEC_FP8, 2.41, 0, 0, false },
+	{ KVC_CODEC_KV4, 3.7, 2, 4, true },
+};
+
+static double codec_gbps(const struct codec_result *result, double ns)
+{
+	return result->bytes / ns;
+}
+
+static bool codec_met_split(const struct codec_result *result)
+{
+	double ratio = codec_ratio(result);
+	bool met = ratio >= 0.99 * codec_limit_ratio(result) && ratio >= (result->part[0] == 'K' ? 1.48 : 1.49);
+
+	if (strcmp(result->part, "KV") == 0)
+		return true;
 	for (uint32_t i = 0; i < result->speed_count; i++) {
 		const struct codec_speed *speed = &result->speeds[i];
 		double decode = strcmp(speed->kernel, "avx512") == 0 ? 2 : strcmp(speed->kernel, "avx2") == 0 ? 1.2 : 0.4;
 
-		met = met && speed->decode_gbps >= decode && (i != 0 || speed->encode_gbps >= 0.6);
+		met = met && codec_gbps(result, speed->decode_ns) >= decode && (i != 0 || codec_gbps(result, speed->encode_ns) >= 0.6);
 	}
 	return met;
+}
+
+/* Has it a bar, and is that met? */
+static bool codec_met(const struct codec_result *result, bool *ret_has_bar)
+{
+	const struct kvc_codec_params *params = result->params, *usual = &result->ops->defaults;
+	const struct codec_speed *speed = &result->speeds[0];
+
+	*ret_has_bar = result->ops->id == KVC_CODEC_SPLIT && strcmp(result->part, "KV") != 0;
+	if (result->ops->id == KVC_CODEC_SPLIT)
+		return codec_met_split(result);
+	for (size_t i = 0; i < sizeof(codec_bars) / sizeof(codec_bars[0]); i++) {
+		const struct codec_bar *bar = &codec_bars[i];
+		bool asked = params->bits_k == usual->bits_k && params->bits_v == usual->bits_v && params->group == usual->group &&
+		             params->variant == usual->variant && params->sinks == usual->sinks && params->step == usual->step;
+
+		if (bar->id != result->ops->id || !asked || strcmp(result->part, "KV") != 0)
+			continue;
+		*ret_has_bar = true;
+		return (params->entropy == 0 || codec_ratio(result) >= bar->ratio) &&
+		       ((params->entropy != 0) == bar->fixed_rate || (codec_gbps(result, speed->encode_ns) >= bar->encode_gbps &&
+		                                                      codec_gbps(result, speed->decode_ns) >= bar->decode_gbps));
+	}
+	return true;
+}
+
+static void codec_print_text(const struct codec_result *result, bool met, struct bench_report *report)
+{
+	if (report->printed++ == 0)
+		printf("%-24s %-4s %-7s %8s %9s %9s %9s %9s %9s\n", "codec", "part", "kernel", "ratio", "order-0", "encode", "decode",
+		       "memcpy", "rel_l2");
+	for (uint32_t i = 0; i < result->speed_count; i++) {
+		const struct codec_speed *speed = &result->speeds[i];
+
+		printf("%-24s %-4s %-7s %8.3f %9.3f %9.2f %9.2f %9.2f %9.2g%s\n", result->codec, result->part,
+		       speed->kernel == NULL ? "-" : speed->kernel, codec_ratio(result), codec_limit_ratio(result),
+		       codec_gbps(result, speed->encode_ns), codec_gbps(result, speed->decode_ns), codec_gbps(result, speed->memcpy_ns),
+		       codec_rel_l2(result), met ? "" : "  MISSED");
+	}
+	fflush(stdout);
 }
 
 static void codec_print(const struct bench_options *options, const struct codec_result *result, struct bench_report *report)
 {
 	const struct codec_speed *best = &result->speeds[0];
-	bool has_bar = best->kernel != NULL, met = !has_bar || codec_met(result);
+	double encode = codec_gbps(result, best->encode_ns), decode = codec_gbps(result, best->decode_ns);
+	double copy = codec_gbps(result, best->memcpy_ns);
+	bool has_bar, met = codec_met(result, &has_bar);
 
 	report->missed += !met;
 	if (!options->json) {
-		if (report->printed++ == 0)
-			printf("%-10s %-4s %-7s %8s %9s %9s %9s %9s %9s\n", "codec", "part", "kernel", "ratio", "order-0", "encode",
-			       "decode", "memcpy", "rel_l2");
-		for (uint32_t i = 0; i < result->speed_count; i++)
-			printf("%-10s %-4s %-7s %8.3f %9.3f %9.2f %9.2f %9.2f %9.2g%s\n", result->codec, result->part,
-			       best[i].kernel == NULL ? "-" : best[i].kernel, result->ratio, result->limit, best[i].encode_gbps,
-			       best[i].decode_gbps, best[i].memcpy_gbps, result->rel_l2, met ? "" : "  MISSED");
-		fflush(stdout);
+		codec_print_text(result, met, report);
 		return;
 	}
 	report->printed++;
 	printf("{\"bench\":\"codec\",\"case\":\"%s_%s\",\"codec\":\"%s\",\"part\":\"%s\",\"compression_ratio\":%.4f,\"order0_ratio\":%.4f,"
 	       "\"encode_gbps\":%.4g,\"decode_gbps\":%.4g,\"memcpy_gbps\":%.4g,\"rel_l2\":%.4g",
-	       result->codec, result->part, result->codec, result->part, result->ratio, result->limit, best->encode_gbps,
-	       best->decode_gbps, best->memcpy_gbps, result->rel_l2);
+	       result->codec, result->part, result->codec, result->part, codec_ratio(result), codec_limit_ratio(result), encode, decode, copy,
+	       codec_rel_l2(result));
 	/* What every bench says: of these, the decode's. */
 	printf(",\"ours\":%.4g,\"reference\":%.4g,\"reference_name\":\"memcpy\",\"unit\":\"GB/s\",\"ratio\":%.4g,\"spread\":%.4g,"
 	       "\"p50_us\":0,\"p99_us\":0,\"n\":%u",
-	       best->decode_gbps, best->memcpy_gbps, best->decode_gbps / best->memcpy_gbps, best->spread, best->rounds);
-	if (has_bar) {
+	       decode, copy, decode / copy, best->spread, best->rounds);
+	if (best->kernel != NULL) {
 		printf(",\"kernel\":\"%s\",\"kernels\":{", best->kernel);
 		for (uint32_t i = 0; i < result->speed_count; i++)
 			printf("%s\"%s\":{\"encode_gbps\":%.4g,\"decode_gbps\":%.4g,\"memcpy_gbps\":%.4g}", i == 0 ? "" : ",", best[i].kernel,
-			       best[i].encode_gbps, best[i].decode_gbps, best[i].memcpy_gbps);
-		printf("},\"met\":%s", met ? "true" : "false");
+			       codec_gbps(result, best[i].encode_ns), codec_gbps(result, best[i].decode_ns),
+			       codec_gbps(result, best[i].memcpy_ns));
+		printf("}");
 	}
+	if (has_bar)
+		printf(",\"met\":%s", met ? "true" : "false");
 	printf("}\n");
 	fflush(stdout);
 }
 
-/* The entropy coder's kernels one after another, the one that is picked by itself first. */
+/* The kernels one after another, the one that is picked by itself first. */
 static kvc_status_t codec_measure_kernels(const struct bench_options *options, struct codec_run *run, struct codec_result *result)
 {
 	const char *usual = kvci_rans_kernel();
@@ -298,31 +405,96 @@ static kvc_status_t codec_measure_kernels(const struct bench_options *options, s
 	return status;
 }
 
-static kvc_status_t codec_one(const struct bench_options *options, const struct kvc_codec_ops *ops, const struct codec_sample *sample,
-                              bool is_k, struct bench_report *report)
+/* Those whose own loops are there for several kinds of CPU. */
+static bool codec_has_kernels(const struct kvc_codec_ops *ops)
 {
-	struct codec_result result = { .codec = ops->name, .part = is_k ? "K" : "V" };
+	return ops->id != KVC_CODEC_RAW && ops->id != KVC_CODEC_ZSTD && ops->id != KVC_CODEC_LZ4;
+}
+
+static kvc_status_t codec_one(const struct bench_options *options, const struct codec_sample *sample, bool is_k,
+                              const struct kvc_profile *profile, struct codec_result *result)
+{
 	struct codec_run run;
-	kvc_status_t status = codec_run_init(&run, ops, sample, is_k);
+	kvc_status_t status = codec_run_init(&run, result, sample, is_k, profile);
 
 	if (status != KVC_OK)
 		return status;
-	if (ops->id == KVC_CODEC_SPLIT) {
-		status = codec_measure_kernels(options, &run, &result);
+	result->part = is_k ? "K" : "V";
+	if (codec_has_kernels(result->ops)) {
+		status = codec_measure_kernels(options, &run, result);
 	} else {
-		result.speed_count = 1;
-		status = codec_measure(options, &run, &result.speeds[0]);
+		result->speed_count = 1;
+		status = codec_measure(options, &run, &result->speeds[0]);
 	}
 	if (status == KVC_OK) {
-		result.limit = codec_limit(&run);
-		codec_compare(&run, &result);
-		if (ops->lossless && result.rel_l2 != 0) {
-			bench_note("%s: lossless, and not what was coded came back", ops->name);
+		result->limit_bits = codec_limit_bits(&run);
+		codec_compare(&run, result);
+		if (result->ops->lossless && codec_rel_l2(result) != 0) {
+			bench_note("%s: lossless, and not what was coded came back", result->codec);
 			status = KVC_CORRUPT;
 		}
-		codec_print(options, &result, report);
 	}
 	codec_run_fini(&run);
+	return status;
+}
+
+/* K and V together. */
+static void codec_add(struct codec_result *both, const struct codec_result *one)
+{
+	both->bytes += one->bytes;
+	both->stored += one->stored;
+	both->limit_bits += one->limit_bits;
+	both->error += one->error;
+	both->norm += one->norm;
+	both->speed_count = one->speed_count;
+	for (uint32_t i = 0; i < one->speed_count; i++) {
+		struct codec_speed *to = &both->speeds[i];
+		const struct codec_speed *from = &one->speeds[i];
+
+		to->kernel = from->kernel;
+		to->rounds = from->rounds;
+		to->spread = from->spread > to->spread ? from->spread : to->spread;
+		to->encode_ns += from->encode_ns;
+		to->decode_ns += from->decode_ns;
+		to->memcpy_ns += from->memcpy_ns;
+	}
+}
+
+/* One spec: an object for K, for V, and for both. */
+static kvc_status_t codec_spec(const struct bench_options *options, const char *spec, const struct codec_sample samples[2],
+                               const struct kvc_profile *profile, struct bench_report *report)
+{
+	const struct kvc_codec_ops *ops;
+	struct kvc_codec_params params;
+	const char *wrong;
+	struct codec_result both = { .codec = spec, .part = "KV" };
+	kvc_status_t status = kvc_codec_spec_parse(spec, &ops, &params, &wrong);
+	char name[CODEC_SPEC_MAX];
+
+	if (status != KVC_OK) {
+		bench_note("%s: wrong at \"%s\"", spec, wrong);
+		return KVC_INVALID;
+	}
+	if (ops->needs_profile && profile == NULL) {
+		bench_note("%s needs --profile FILE", ops->name);
+		return options->codec == NULL ? KVC_OK : KVC_INVALID;
+	}
+	both.ops = ops;
+	both.params = &params;
+	for (int i = 0; i < 2 && status == KVC_OK; i++) {
+		struct codec_result one = { .codec = spec, .ops = ops, .params = &params };
+
+		snprintf(name, sizeof(name), "%s_%s", spec, i == 0 ? "K" : "V");
+		if (!bench_wanted(options, "codec", name))
+			continue;
+		status = codec_one(options, &samples[i], i == 0, profile, &one);
+		if (status == KVC_OK)
+			codec_print(options, &one, report);
+		codec_add(&both, &one);
+	}
+	snprintf(name, sizeof(name), "%s_KV", spec);
+	if (status == KVC_OK && both.bytes != 0 && bench_wanted(options, "codec", name))
+		codec_print(options, &both, report);
 	return status;
 }
 
@@ -331,20 +503,18 @@ kvc_status_t bench_codec(const struct bench_options *options, struct bench_repor
 	struct codec_sample samples[2] = { 0 };
 	const struct kvc_codec_ops *ops;
 	kvc_status_t status = KVC_OK;
-	char name[64];
+	char spec[CODEC_SPEC_MAX];
 
-	if (options->codec != NULL && kvc_codec_by_name(options->codec) == NULL) {
-		bench_note("no codec is called %s", options->codec);
-		return KVC_INVALID;
-	}
 	for (int i = 0; i < 2 && status == KVC_OK; i++)
 		status = options->kv[0] == NULL ? codec_sample_make(i == 0, &samples[i]) : codec_sample_read(options->kv[i], &samples[i]);
-	for (size_t at = 0; status == KVC_OK && (ops = kvc_codec_at(at)) != NULL; at++)
-		for (int i = 0; i < 2 && status == KVC_OK; i++) {
-			snprintf(name, sizeof(name), "%s_%s", ops->name, i == 0 ? "K" : "V");
-			if ((options->codec == NULL || strcmp(options->codec, ops->name) == 0) && bench_wanted(options, "codec", name))
-				status = codec_one(options, ops, &samples[i], i == 0, report);
-		}
+	if (status == KVC_OK && options->codec != NULL)
+		status = codec_spec(options, options->codec, samples, NULL, report);
+	for (size_t at = 0; options->codec == NULL && status == KVC_OK && (ops = kvc_codec_at(at)) != NULL; at++) {
+		status = codec_spec(options, ops->name, samples, NULL, report);
+		snprintf(spec, sizeof(spec), "%s:entropy=0", ops->name);
+		if (status == KVC_OK && (ops->params & KVC_CODEC_PARAM_ENTROPY) != 0 && !ops->needs_profile)
+			status = codec_spec(options, spec, samples, NULL, report);
+	}
 	codec_sample_fini(&samples[0]);
 	codec_sample_fini(&samples[1]);
 	return status;

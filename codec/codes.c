@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Codes of a quantiser: packed, or entropy-coded with channels in classes.
+ */
+#include "codec/codes.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "codec/quant.h"
+
+enum {
+	CODES_MEAN_STEPS = 16, /* a channel's mean counts in so many steps of one */
+	CODES_CLASS_SHIFT = KVCI_RANS_BITS - 8,
+};
+
+static bool codes_has_channels(const struct kvci_codes_shape *shape)
+{
+	return shape->dims % KVCI_RANS_GROUP == 0 && (uint64_t)shape->dims * shape->heads <= KVCI_CODES_CHANNELS_MAX;
+}
+
+static size_t codes_packed_bytes(const struct kvci_codes_shape *shape)
+{
+	return (kvci_codes_count(shape) + 7) / 8 * shape->bits;
+}
+
+size_t kvci_codes_bound(const struct kvci_codes_shape *shape)
+{
+	/* The entropy-coded form is only kept where it is shorter; it is tried with room for its model and a round of words to spare. */
+	return KVCI_CODES_HEAD_BYTES + codes_packed_bytes(shape) + KVCI_CODES_CHANNELS_MAX / 4 * 5 +
+	       KVCI_RANS_CLASSES_MAX * KVCI_RANS_TABLE_BYTES_MAX + (size_t)2 * KVCI_RANS_STATES_BYTES;
+}
+
+/* ---- models ------------------------------------------------------------------------------------------------------------- */
+
+static void codes_model_shape(struct kvci_codes_model *model, const struct kvci_codes_shape *shape, uint32_t classes, bool centred)
+{
+	model->classes = classes;
+	model->centred = centred;
+	model->map = (struct kvci_rans_map){ .row = KVCI_RANS_GROUP, .repeat = 1, .heads = 1, .classes = model->channels };
+	if (classes > 1) {
+		model->map.row = shape->dims;
+		model->map.repeat = shape->rows;
+		model->map.heads = shape->heads;
+	} else {
+		memset(model->channels, 0, KVCI_RANS_GROUP * sizeof(*model->channels));
+	}
+}
+
+/* Each channel's sum of what of its codes counts. */
+static void codes_sums(const struct kvci_codes_shape *shape, const uint8_t *codes, uint8_t magnitude, uint32_t *ret_sums)
+{
+	memset(ret_sums, 0, (size_t)shape->heads * shape->dims * sizeof(*ret_sums));
+	for (uint32_t layer = 0; layer < shape->layers; layer++)
+		for (uint32_t head = 0; head < shape->heads; head++, codes += (size_t)shape->rows * shape->dims)
+			kvci_quant_kernel()->sums(codes, shape->rows, shape->dims, magnitude, ret_sums + (size_t)head * shape->dims);
+}
+
+/* Takes each channel's mean off; 128 is the new middle. */
+static void codes_centre(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, uint8_t *codes)
+{
+	uint32_t channels = shape->heads * shape->dims, visits = shape->layers * shape->rows;
+
+	codes_sums(shape, codes, 0xff, writer->sums);
+	for (uint32_t channel = 0; channel < channels; channel++)
+		writer->model.offsets[channel] = (uint8_t)((writer->sums[channel] + visits / 2) / visits - 128);
+	for (uint32_t layer = 0; layer < shape->layers; layer++)
+		for (uint32_t head = 0; head < shape->heads; head++, codes += (size_t)shape->rows * shape->dims)
+			kvci_quant_kernel()->take_off(codes, shape->rows, shape->dims, writer->model.offsets + (size_t)head * shape->dims);
+}
+
+/* The channels in the order of their means, cut into classes of equally many. Equal means share a class. */
+static void codes_sort(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape)
+{
+	uint32_t channels = shape->heads * shape->dims, visits = shape->layers * shape->rows, below = 0;
+	struct kvci_codes_model *model = &writer->model;
+	uint16_t keys[256 * CODES_MEAN_STEPS] = { 0 }; /* first how many channels, then their class */
+
+	for (uint32_t channel = 0; channel < channels; channel++) {
+		model->channels[channel] = (uint16_t)(writer->sums[channel] * (uint64_t)CODES_MEAN_STEPS / visits);
+		keys[model->channels[channel]]++;
+	}
+	for (uint32_t key = 0; key < sizeof(keys) / sizeof(keys[0]); key++) {
+		uint32_t here = keys[key];
+
+		keys[key] = (uint16_t)((below + here / 2) * model->classes / channels << KVCI_RANS_BITS);
+		below += here;
+	}
+	for (uint32_t channel = 0; channel < channels; channel++)
+		model->channels[channel] = keys[model->channels[channel]];
+}
+
+/* Four counters in turn: an increment does not wait for one before it of the same symbol. */
+static void codes_histogram(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const uint8_t *codes)
+{
+	const struct kvci_rans_map *map = &writer->model.map;
+	size_t count = kvci_codes_count(shape), row = map->row, done = 0;
+
+	memset(writer->counts, 0, sizeof(writer->counts));
+	for (size_t index = 0; done < count; index++) {
+		const uint16_t *classes = writer->model.channels + index / map->repeat % map->heads * row;
+		size_t length = count - done < row ? count - done : row, i;
+
+		for (i = 0; i + 4 <= length; i += 4) {
+			const uint8_t *four = codes + done + i;
+
+			writer->counts[0][classes[i] >> CODES_CLASS_SHIFT | four[0]]++;
+			writer->counts[1][classes[i + 1] >> CODES_CLASS_SHIFT | four[1]]++;
+			writer->counts[2][classes[i + 2] >> CODES_CLASS_SHIFT | four[2]]++;
+			writer->counts[3][classes[i + 3] >> CODES_CLASS_SHIFT | four[3]]++;
+		}
+		for (; i < length; i++)
+			writer->counts[0][classes[i] >> CODES_CLASS_SHIFT | codes[done + i]]++;
+		done += length;
+	}
+	for (uint32_t i = 0; i < KVCI_RANS_CLASSES_MAX * 256; i++)
+		writer->counts[0][i] += writer->counts[1][i] + writer->counts[2][i] + writer->counts[3][i];
+}
+
+static size_t codes_predict(const struct kvci_codes_writer *writer)
+{
+	float bits = 0;
+
+	for (uint32_t class = 0; class < writer->model.classes; class++)
+		for (uint32_t symbol = 0; symbol < 256; symbol++) {
+			uint32_t count = writer->counts[0][class * 256 + symbol];
+
+			if (count != 0)
+				bits += (float)count * (KVCI_RANS_BITS - log2f(writer->model.frequencies[class][symbol]));
+		}
+	return (size_t)(bits / 8);
+}
+
+static uint8_t *codes_model_write(const struct kvci_codes_model *model, const struct kvci_codes_shape *shape, uint8_t *at)
+{
+	uint32_t channels = shape->heads * shape->dims;
+
+	if (model->centred) {
+		memcpy(at, model->offsets, channels);
+		at += channels;
+	}
+	for (uint32_t channel = 0; model->classes > 1 && channel < channels; channel += 4) {
+		uint32_t packed = 0;
+
+		for (uint32_t i = 0; i < 4; i++)
+			packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_BITS) << 2 * i;
+		*at++ = (uint8_t)packed;
+	}
+	for (uint32_t class = 0; class < model->classes; class++)
+		at += kvci_rans_table_write(model->frequencies[class], at);
+	return at;
+}
+
+/* ---- writing -------------------------------------------------------------------------------------------------------------- */
+
+/* The entropy-coded form to out, which ends at `end`; 0: it is not shorter than that. */
+static size_t codes_entropy(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const struct kvci_codes_choice *choice,
+                            uint8_t *codes, uint8_t *out, uint8_t *end)
+{
+	size_t count = kvci_codes_count(shape), packed = codes_packed_bytes(shape);
+	struct kvci_codes_model *model = &writer->model;
+	bool channels = codes_has_channels(shape);
+	uint32_t states[KVCI_RANS_STATES];
+	uint8_t *at, *words;
+
+	codes_model_shape(model, shape, channels ? choice->classes : 1, channels && choice->centre);
+	if (model->centred)
+		codes_centre(writer, shape, codes);
+	if (model->classes > 1) {
+		codes_sums(shape, codes, choice->magnitude, writer->sums);
+		codes_sort(writer, shape);
+	}
+	codes_histogram(writer, shape, codes);
+	for (uint32_t class = 0; class < model->classes; class++)
+		kvci_rans_normalise(writer->counts[0] + (size_t)class * 256, model->frequencies[class]);
+	if (codes_predict(writer) + KVCI_RANS_STATES_BYTES >= packed)
+		return 0;
+	at = codes_model_write(model, shape, out + KVCI_CODES_HEAD_BYTES);
+	for (uint32_t class = 0; class < model->classes; class++)
+		kvci_rans_encoder_set(&writer->encoder, class, model->frequencies[class]);
+	words = kvci_rans_encode(&writer->encoder, &model->map, codes, count, at + KVCI_RANS_STATES_BYTES, end, states);
+	if (words == NULL || (size_t)(at - out) + KVCI_RANS_STATES_BYTES + (size_t)(end - words) >= packed + KVCI_CODES_HEAD_BYTES)
+		return 0;
+	kvci_rans_states_write(states, at);
+	at += KVCI_RANS_STATES_BYTES;
+	memmove(at, words, (size_t)(end - words));
+	return (size_t)(at - out) + (size_t)(end - words);
+}
+
+size_t kvci_codes_write(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const struct kvci_codes_choice *choice,
+                        uint8_t *codes, uint8_t *out)
+{
+	size_t count = kvci_codes_count(shape), bytes = 0;
+
+	if (choice->entropy && count != 0)
+		bytes = codes_entropy(writer, shape, choice, codes, out, out + kvci_codes_bound(shape));
+	out[0] = bytes == 0 ? 0 : (uint8_t)writer->model.classes;
+	out[1] = (uint8_t)shape->bits;
+	out[2] = bytes != 0 && writer->model.centred;
+	out[3] = 0;
+	if (bytes != 0)
+		return bytes;
+	if (choice->entropy && count != 0 && writer->model.centred) { /* as they were */
+		for (uint32_t channel = 0; channel < shape->heads * shape->dims; channel++)
+			writer->model.offsets[channel] = (uint8_t)-writer->model.offsets[channel];
+		for (size_t done = 0, head_codes = (size_t)shape->rows * shape->dims; done < count; done += head_codes)
+			kvci_quant_kernel()->take_off(codes + done, shape->rows, shape->dims,
+			                              writer->model.offsets + done / head_codes % shape->heads * shape->dims);
+	}
+	memset(codes + count, 0, 8);
+	kvci_quant_kernel()->pack(shape->bits, codes, (count + 7) / 8, out + KVCI_CODES_HEAD_BYTES);
+	return KVCI_CODES_HEAD_BYTES + codes_packed_bytes(shape);
+}
+
+/* ---- reading -------------------------------------------------------------------------------------------------------------- */
+
+static kvc_status_t codes_model_read(struct kvci_codes_model *model, const struct kvci_codes_shape *shape, const uint8_t **bytes,
+                                     const uint8_t *end)
+{
+	uint32_t channels = shape->heads * shape->dims, worst = 0;
+	const uint8_t *at = *bytes;
+	kvc_status_t status = KVC_OK;
+
+	if ((model->centred || model->classes > 1) && !codes_has_channels(shape))
+		return KVC_CORRUPT;
+	if (model->centred) {
+		if ((size_t)(end - at) < channels)
+			return KVC_CORRUPT;
+		memcpy(model->offsets, at, channels);
+		at += channels;
+	}
+	if (model->classes > 1) {
+		if ((size_t)(end - at) < channels / 4)
+			return KVC_CORRUPT;
+		for (uint32_t channel = 0; channel < channels; channel++) {
+			uint32_t class = at[channel / 4] >> 2 * (channel % 4) & 3;
+
+			model->channels[channel] = (uint16_t)(class << KVCI_RANS_BITS);
+			worst = class > worst ? class : worst;
+		}
+		at += channels / 4;
+	}
+	for (uint32_t class = 0; status == KVC_OK && class < model->classes; class++)
+		status = kvci_rans_table_read(&at, end, model->frequencies[class]);
+	*bytes = at;
+	return worst < model->classes ? status : KVC_CORRUPT;
+}
+
+kvc_status_t kvci_codes_read_begin(struct kvci_codes_reader *reader, const struct kvci_codes_shape *shape, const uint8_t *stream, size_t bytes)
+{
+	const uint8_t *at = stream + KVCI_CODES_HEAD_BYTES, *end = stream + bytes;
+	kvc_status_t status;
+
+	if (bytes < KVCI_CODES_HEAD_BYTES || stream[0] > KVCI_RANS_CLASSES_MAX || stream[1] != shape->bits || stream[2] > 1 || stream[3] != 0)
+		return KVC_CORRUPT;
+	reader->shape = *shape;
+	reader->left = kvci_codes_count(shape);
+	reader->begin = reader->end = 0;
+	reader->packed = NULL;
+	reader->model.centred = stream[2] != 0;
+	if (stream[0] == 0) {
+		reader->packed = at;
+		return stream[2] == 0 && (size_t)(end - at) == codes_packed_bytes(shape) ? KVC_OK : KVC_CORRUPT;
+	}
+	if (reader->left == 0)
+		return KVC_CORRUPT;
+	codes_model_shape(&reader->model, shape, stream[0], reader->model.centred);
+	status = codes_model_read(&reader->model, shape, &at, end);
+	if (status != KVC_OK)
+		return status;
+	for (uint32_t class = 0; class < reader->model.classes; class++)
+		kvci_rans_decoder_set(&reader->decoder, class, reader->model.frequencies[class]);
+	return kvci_rans_read_begin(&reader->rans, &reader->decoder, &reader->model.map, at, end);
+}
+
+/* Codes behind those in the buffer, in whole rounds until the last: at least `count` then lie there. */
+static kvc_status_t codes_fill(struct kvci_codes_reader *reader, size_t count)
+{
+	size_t here = reader->end - reader->begin, want;
+	kvc_status_t status = KVC_OK;
+
+	memmove(reader->buffer, reader->buffer + reader->begin, here);
+	want = (count - here + KVCI_RANS_STATES - 1) / KVCI_RANS_STATES * KVCI_RANS_STATES;
+	want = want < reader->left ? want : reader->left;
+	if (reader->packed == NULL) {
+		status = kvci_rans_read(&reader->rans, reader->buffer + here, want);
+	} else {
+		kvci_quant_kernel()->unpack(reader->shape.bits, reader->packed, (want + 7) / 8, reader->buffer + here);
+		reader->packed += want / 8 * reader->shape.bits;
+	}
+	reader->begin = 0;
+	reader->end = here + want;
+	reader->left -= want;
+	return status;
+}
+
+const uint8_t *kvci_codes_read(struct kvci_codes_reader *reader, uint32_t head, uint32_t rows)
+{
+	size_t count = (size_t)rows * reader->shape.dims;
+	uint8_t *codes;
+
+	if (reader->packed != NULL && reader->shape.bits == 8) { /* as they lie */
+		reader->packed += count;
+		return reader->packed - count;
+	}
+	if (reader->end - reader->begin < count && codes_fill(reader, count) != KVC_OK)
+		return NULL;
+	codes = reader->buffer + reader->begin;
+	reader->begin += count;
+	if (reader->model.centred)
+		kvci_quant_kernel()->put_on(codes, rows, reader->shape.dims, reader->model.offsets + (size_t)head * reader->shape.dims);
+	return codes;
+}
+
+kvc_status_t kvci_codes_read_end(const struct kvci_codes_reader *reader)
+{
+	return reader->packed != NULL ? KVC_OK : kvci_rans_read_end(&reader->rans);
+}
