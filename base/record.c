@@ -5,7 +5,6 @@
  */
 #include "base/record.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #include "base/copy.h"
@@ -58,18 +57,67 @@ uint64_t kvci_block_seed(const struct kvci_block_id *id)
 	return kvci_checksum(id, sizeof(*id), 0);
 }
 
-uint64_t kvci_record_checksum(const void *record)
+static uint32_t record_section_count(const void *record)
+{
+	uint32_t section_count;
+
+	memcpy(&section_count, (const uint8_t *)record + offsetof(struct kvci_record_header, section_count), sizeof(section_count));
+	return section_count;
+}
+
+uint64_t kvci_record_header_checksum(const void *record)
 {
 	const uint8_t *bytes = record;
-	uint32_t section_count;
 	struct kvci_copy_state state;
 
-	memcpy(&section_count, bytes + offsetof(struct kvci_record_header, section_count), sizeof(section_count));
 	kvci_copy_begin(&state, 0);
 	kvci_copy_run(&state, NULL, bytes, KVCI_RECORD_SEALED_BYTES, KVCI_COPY_CACHED);
 	kvci_copy_run(&state, NULL, bytes + sizeof(struct kvci_record_header),
-	              (size_t)section_count * sizeof(struct kvci_section_entry), KVCI_COPY_CACHED);
+	              (size_t)record_section_count(record) * sizeof(struct kvci_section_entry), KVCI_COPY_CACHED);
 	return kvci_copy_end(&state);
+}
+
+uint64_t kvci_record_checksum(const void *record)
+{
+	const struct kvci_section_entry *sections = (const struct kvci_section_entry *)((const struct kvci_record_header *)record + 1);
+	uint32_t section_count = record_section_count(record), filled = 0;
+	struct kvci_record_header header;
+	struct kvci_copy_state state;
+	struct {
+		uint64_t raw_checksum;
+		uint32_t raw_bytes, zero;
+	} content[64];
+
+	_Static_assert(sizeof(content[0]) == 16, "no padding is sealed");
+	memcpy(&header, record, KVCI_RECORD_SEALED_BYTES);
+	header.record_bytes = 0;
+	header.profile_id = 0;
+	header.flags &= (uint16_t)~KVCI_RECORD_LOSSY;
+	kvci_copy_begin(&state, 0);
+	kvci_copy_run(&state, NULL, &header, KVCI_RECORD_SEALED_BYTES, KVCI_COPY_CACHED);
+	for (uint32_t i = 0; i < section_count; i++) {
+		content[filled].raw_checksum = sections[i].raw_checksum;
+		content[filled].raw_bytes = sections[i].raw_bytes;
+		content[filled++].zero = 0;
+		if (filled == sizeof(content) / sizeof(content[0]) || i + 1 == section_count) {
+			kvci_copy_run(&state, NULL, content, filled * sizeof(content[0]), KVCI_COPY_CACHED);
+			filled = 0;
+		}
+	}
+	return kvci_copy_end(&state);
+}
+
+bool kvci_record_is_image(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
+                          const struct kvc_form_sizes *sizes)
+{
+	if (header->record_bytes != sizes->record_bytes)
+		return false;
+	for (uint32_t i = 0; i < header->section_count; i++)
+		if (sections[i].codec_k != 0 || sections[i].codec_v != 0 || sections[i].raw_bytes != sizes->section_bytes ||
+		    (uint64_t)sections[i].offset_64 * KVCI_SECTION_ALIGN_BYTES !=
+		            sizes->sections_offset_bytes + i * sizes->section_stride_bytes)
+			return false;
+	return true;
 }
 
 uint64_t kvci_record_write_raw(void *record, const struct kvci_record_meta *meta, const struct kvc_form *form,
@@ -105,8 +153,8 @@ uint64_t kvci_record_write_raw(void *record, const struct kvci_record_meta *meta
 		};
 		offset_bytes += sizes->section_stride_bytes;
 	}
-	header->header_checksum = kvci_record_checksum(record);
-	return header->header_checksum;
+	header->header_checksum = kvci_record_header_checksum(record);
+	return kvci_record_checksum(record);
 }
 
 /* The fields that must hold before a length of this header is believed. */
@@ -162,7 +210,7 @@ kvc_status_t kvci_record_parse(const void *record, size_t available_bytes, const
 	const struct kvci_section_entry *sections = (const struct kvci_section_entry *)(header + 1);
 
 	if (available_bytes < sizeof(*header) || !record_header_sane(header, available_bytes) ||
-	    header->header_checksum != kvci_record_checksum(record) || !record_sections_sane(header, sections))
+	    header->header_checksum != kvci_record_header_checksum(record) || !record_sections_sane(header, sections))
 		return KVC_CORRUPT;
 	*ret_header = header;
 	*ret_sections = sections;

@@ -13,10 +13,13 @@
  *   - raw_checksum of a section: XXH3-64 of its raw bytes, seeded by kvci_section_seed(key, shard, section), so
  *     that a section of another record never passes.
  *   - stored_checksum: XXH3-64 of its stored bytes with the same seed; equals raw_checksum for the raw codec.
- *   - record_checksum: XXH3-64 (seed 0) of the header's first KVCI_RECORD_SEALED_BYTES bytes and the section table. The
- *     index that leads to the record (memory or disk) holds a copy of its own, so that a record which its
- *     owner rewrote after commit, or an older record at the same place, is a miss.
- *   - header_checksum: the same number in the record, for rebuilds (no index at hand).
+ *   - record_checksum, the content seal: XXH3-64 (seed 0) of what the record holds, however it is packed: the header's first
+ *     KVCI_RECORD_SEALED_BYTES bytes with record_bytes, profile_id and KVCI_RECORD_LOSSY taken as 0, and of each section raw_checksum and
+ *     raw_bytes. A coded record has that of the raw record it was made of. The index that leads to the record (memory or disk) holds a
+ *     copy of its own, so that a record which its owner rewrote after commit, or an older record at the same place, is a miss. It does
+ *     not cover where sections lie: who takes offsets from a table that others can write checks them against the form
+ *     (kvci_record_is_image).
+ *   - header_checksum: XXH3-64 (seed 0) of those header bytes as they are and the whole section table.
  *   - place_seal: binds a record to the place it was written to (store uuid, segment, generation, offset), written by the disk
  *     tier right before its write; not covered by the other checksums. See tiers/disk/README.md.
  *
@@ -25,6 +28,7 @@
 #ifndef KVCI_RECORD_H
 #define KVCI_RECORD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,7 +38,7 @@
 #define KVCI_RECORD_MAGIC UINT32_C(0x4352564b) /* "KVRC" */
 
 enum {
-	KVCI_RECORD_VERSION = 1,
+	KVCI_RECORD_VERSION = 2,
 	KVCI_RECORD_ALIGN_BYTES = 4096,
 	KVCI_SECTION_ALIGN_BYTES = 64,
 	KVCI_RECORD_SEALED_BYTES = 184, /* header bytes that checksums cover */
@@ -117,12 +121,17 @@ struct kvci_record_meta {
 
 /* Writes header and table of a raw record (all sections codec raw, of sizes->section_bytes) at `record`, which has
  * room for sizes->sections_offset_bytes bytes. `checksums` has form->layer_count raw checksums.
- * Returns the record_checksum. */
+ * Returns the record_checksum. *record holds the header_checksum. */
 uint64_t kvci_record_write_raw(void *record, const struct kvci_record_meta *meta, const struct kvc_form *form,
                                const struct kvc_form_sizes *sizes, const uint64_t *checksums);
 
-/* Record checksum of the header and table at `record`; section_count is read from it and must have been checked. */
-uint64_t kvci_record_checksum(const void *record);
+/* Of the header and table at `record`; section_count is read from it and must have been checked. */
+uint64_t kvci_record_checksum(const void *record); /* the content seal */
+uint64_t kvci_record_header_checksum(const void *record);
+
+/* Whether a parsed record is the raw image that its form says: all sections raw, each where kvci_record_write_raw puts it. */
+bool kvci_record_is_image(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
+                          const struct kvc_form_sizes *sizes);
 
 /* Reads a header and table from untrusted bytes: magic, version, header_checksum, every length and offset against
  * record_bytes and `available_bytes` (what can be read at `record`: all of it, or its first

@@ -48,8 +48,10 @@ kvc_status_t kvci_block_create(struct kvci_cache *cache, uint32_t binding, const
 	uint32_t number;
 	kvc_status_t status = kvci_index_add(cache->index, binding, hash, &number);
 
-	if (status == KVC_NO_SPACE && block_make_room(cache))
+	if (status == KVC_NO_SPACE && block_make_room(cache)) {
+		kvci_shard_step(cache); /* a block keeps its number until its other shards are forgotten */
 		status = kvci_index_add(cache->index, binding, hash, &number);
+	}
 	if (status != KVC_OK)
 		return status;
 	struct kvci_block *block = kvci_block_at(cache, number);
@@ -81,6 +83,8 @@ static void block_count(struct kvci_cache *cache, const struct kvci_block *block
 	space->disk_blocks += disk ? n : 0;
 	cache->memory_blocks += memory ? n : 0;
 	cache->disk_blocks += disk ? n : 0;
+	cache->disk_raw_bytes += disk ? n * binding->record_bytes : 0;
+	cache->disk_stored_bytes += disk ? n * ((uint64_t)block->place.length_4k << KVCI_PAGE_SHIFT) : 0;
 }
 
 void kvci_block_busy_begin(struct kvci_cache *cache, uint32_t number, uint32_t flag)
@@ -110,7 +114,8 @@ void kvci_block_settle(struct kvci_cache *cache, uint32_t number)
 		return;
 	if ((block->flags & KVCI_BLOCK_MEMORY) != 0)
 		kvci_block_memory_leave(cache, number);
-	kvci_index_free(cache->index, number);
+	if ((block->flags & KVCI_BLOCK_ORPHANS) == 0)
+		kvci_index_free(cache->index, number);
 }
 
 void kvci_block_spot_set(struct kvci_cache *cache, uint32_t number, const struct kvci_spot *spot)
@@ -171,7 +176,26 @@ void kvci_block_place_set(struct kvci_cache *cache, uint32_t number, const struc
 	block_count(cache, block, 1);
 }
 
+void kvci_block_place_entry(struct kvci_cache *cache, uint32_t number, const struct kvc_tier_entry *entry)
+{
+	struct kvci_block *block = kvci_block_at(cache, number);
+
+	kvci_block_place_set(cache, number, &entry->place);
+	if ((entry->flags & KVCI_RECORD_LOSSY) != 0)
+		block->flags |= KVCI_BLOCK_LOSSY;
+	else
+		block->flags &= (uint16_t)~KVCI_BLOCK_LOSSY;
+}
+
 void kvci_block_forget(struct kvci_cache *cache, uint32_t number, enum kvci_miss cause)
+{
+	if ((kvci_block_at(cache, number)->flags & KVCI_BLOCK_DEAD) != 0)
+		return;
+	kvci_shard_orphan(cache, number, cause);
+	kvci_block_forget_one(cache, number, cause);
+}
+
+void kvci_block_forget_one(struct kvci_cache *cache, uint32_t number, enum kvci_miss cause)
 {
 	struct kvci_block *block = kvci_block_at(cache, number);
 
@@ -306,6 +330,7 @@ const char *kvci_miss_name(enum kvci_miss miss)
 		[KVCI_MISS_DISK_CIRCUIT] = "disk_circuit",
 		[KVCI_MISS_OVER_CAP] = "over_cap",
 		[KVCI_MISS_AFTER_MISS] = "after_miss",
+		[KVCI_MISS_OTHER_SHARD] = "other_shard",
 	};
 	_Static_assert(sizeof(names) / sizeof(names[0]) == KVCI_MISS_COUNT, "each miss has a name");
 	return (unsigned)miss < KVCI_MISS_COUNT ? names[miss] : "unknown";

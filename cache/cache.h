@@ -22,6 +22,10 @@
  * new one made: no slab ever holds blocks of two tenants, so there is one load arena a tenant, and clients may map slabs of their own tenant only.
  * An arena of which everything is held may pass its fair share in the same way.
  *
+ * Shards: a form names one of the shards that the ranks of a parallel engine hold. A block is there for a reader of one when all its shards are stored;
+ * a lease pins them all, and each rank loads its own. When one is nowhere any more the others are forgotten. Ranks with equal bytes bind one form
+ * with a shard_count of 1, and so store and load the same block.
+ *
  * Leases: a match with KVCI_MATCH_LEASE pins what it matched under (session, request id). Pinned and reserved bytes are capped
  * (lease_share, client_share); over the cap a match reports fewer blocks. A lease ends when no client holds it: the
  * one that matched, and each that attached to it.
@@ -155,7 +159,8 @@ enum {
 	X(INDEX_LOADING, "index loading")                                                                                  \
 	X(DISK_CIRCUIT, "on a disk that does not answer")                                                                  \
 	X(OVER_CAP, "over the cap of leased memory")                                                                       \
-	X(AFTER_MISS, "behind a missing block")
+	X(AFTER_MISS, "behind a missing block")                                                                            \
+	X(OTHER_SHARD, "stored by some of its parallel ranks, not by all")
 
 enum kvci_miss {
 	KVCI_MISS_NONE = 0,
@@ -183,6 +188,9 @@ struct kvci_match {
 	uint64_t load_bytes;      /* record bytes of what matched */
 	enum kvci_miss end;       /* why it ended; NONE: all matched */
 	uint8_t *exists;          /* in: NULL or count bytes, out: with EXISTS 1 or 0 each */
+	/* in: NULL, or (neither EXISTS nor LEASE) room for the numbers of all shards' blocks of count keys; out: of what matched. They are not
+	 * touched then: kvci_cache_match_touch_blocks follows. */
+	uint32_t *numbers;
 };
 /* OK (also when nothing matched), RETRY or CALLER classes. Repeating a leased match under the same request id returns the same lease
  * (its blocks; new ones are added when the key list is longer). NOT_FOUND for a later piece: the lease has not what came before, or has other keys here;
@@ -191,6 +199,9 @@ kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client, struct 
 /* Blocks [first, first + count) of the lease were used. Pieces of a chain are touched from its last to its first. */
 void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client, const uint8_t request_id[KVCI_REQUEST_ID_BYTES],
                             uint32_t first, uint32_t count);
+/* The same for keys [first, first + count) of a match without a lease, whose block numbers it gave; blocks that are gone by now are passed over. */
+void kvci_cache_match_touch_blocks(struct kvci_cache *cache, uint32_t binding, const uint8_t (*hashes)[KVCI_HASH_BYTES],
+                                   const uint32_t *numbers, uint32_t first, uint32_t count);
 
 /* Where a block's record is in memory. */
 struct kvci_extent {
@@ -204,6 +215,7 @@ struct kvci_extent {
 /* A client's load of blocks [first, first + count) of a lease. Embedded in the caller's object. */
 struct kvci_load {
 	uint32_t client;
+	uint32_t binding; /* which shard of the lease's blocks it wants; where they have one, this says nothing */
 	uint32_t first, count;
 	/* Block first + index is in memory (OK) and pinned until the lease is released, or will not come (MISS or DEGRADE: counted and,
 	 * if damaged, dropped; NO_SPACE: no memory came free for it; CANCELED: the lease ended). Called once for each block, in any order,
@@ -214,7 +226,7 @@ struct kvci_load {
 	struct kvci_load *next, *prev;
 	void *cache_private[4];
 };
-/* Attaches the client to the lease of its session and loads. NOT_FOUND: no such lease. */
+/* Attaches the client to the lease of its session and loads. NOT_FOUND: no such lease. INVALID: blocks that it has not. */
 kvc_status_t kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load,
                              const uint8_t request_id[KVCI_REQUEST_ID_BYTES]);
 /* No more ready() calls; the hold stays until release. */
@@ -278,6 +290,7 @@ struct kvci_block_info {
 	uint64_t record_bytes;
 	uint64_t record_checksum; /* 0 while it is reserved */
 	bool in_memory, on_disk, writing, loading, reserved;
+	bool lossy; /* its record on the disk, or what came from there, lost bits */
 	uint32_t holds, hits;
 	uint64_t last_used_ns, stored_ns;
 	struct kvci_extent extent; /* in memory */
@@ -312,6 +325,7 @@ kvc_status_t kvci_cache_space_info(const struct kvci_cache *cache, uint32_t spac
 uint32_t kvci_cache_binding_count(const struct kvci_cache *cache); /* bindings are numbered from 0 */
 const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, uint32_t binding);
 uint32_t kvci_cache_binding_space(const struct kvci_cache *cache, uint32_t binding);
+uint32_t kvci_cache_binding_shards(const struct kvci_cache *cache, uint32_t binding); /* its shard_count; 0: no such binding */
 
 struct kvci_client_info {
 	uint32_t client;
@@ -324,6 +338,7 @@ kvc_status_t kvci_cache_client_info(const struct kvci_cache *cache, uint32_t cli
 
 struct kvci_cache_totals {
 	uint64_t blocks, memory_blocks, disk_blocks, memory_used_bytes, memory_slab_bytes, memory_capacity_bytes;
+	uint64_t disk_raw_bytes, disk_stored_bytes; /* of the blocks on disk: decoded, and as they lie there */
 	uint64_t leased_bytes, reserved_bytes, quarantined_bytes, write_queue_bytes, loads_under_way;
 	bool index_loading;
 	kvc_status_t disk_health;

@@ -8,7 +8,7 @@
 
 /* What is counted anew. */
 struct check_sums {
-	uint64_t stored, memory, disk, used_bytes, held_bytes, reserved_bytes, quarantined_bytes;
+	uint64_t stored, memory, disk, disk_raw_bytes, disk_stored_bytes, used_bytes, held_bytes, reserved_bytes, quarantined_bytes;
 	uint64_t *space_blocks, *space_bytes; /* by space */
 	uint64_t *session_held;               /* by session */
 	uint32_t *slab_busy, *slab_used;      /* by slot */
@@ -23,7 +23,9 @@ static const char *check_block_state(const struct kvci_cache *cache, uint32_t nu
 
 	if (((flags & KVCI_BLOCK_DEAD) != 0) == found)
 		return "block: found by its key though dead, or not found though alive";
-	if ((flags & KVCI_BLOCK_DEAD) != 0 && !kvci_block_busy(block))
+	if ((flags & KVCI_BLOCK_ORPHANS) != 0 && (flags & KVCI_BLOCK_DEAD) == 0)
+		return "block: its other shards are to be forgotten though it is alive";
+	if ((flags & KVCI_BLOCK_DEAD) != 0 && !kvci_block_busy(block) && (flags & KVCI_BLOCK_ORPHANS) == 0)
 		return "block: dead, and kept though nobody holds it";
 	if (__builtin_popcount(flags & (KVCI_BLOCK_RESERVED | KVCI_BLOCK_LOADING | KVCI_BLOCK_QUEUED | KVCI_BLOCK_WRITING)) > 1)
 		return "block: in two states that exclude each other";
@@ -82,6 +84,8 @@ static void check_block_sums(const struct kvci_cache *cache, struct check_sums *
 		sums->stored++;
 		sums->memory += memory;
 		sums->disk += disk;
+		sums->disk_raw_bytes += disk ? binding->record_bytes : 0;
+		sums->disk_stored_bytes += disk ? (uint64_t)block->place.length_4k << KVCI_PAGE_SHIFT : 0;
 		sums->space_blocks[binding->space->number]++;
 		sums->space_bytes[binding->space->number] += binding->record_bytes;
 	}
@@ -223,7 +227,9 @@ static const char *check_leases(const struct kvci_cache *cache, struct check_sum
 			const struct kvci_lease *lease = KVCI_LIST_OF(l, struct kvci_lease, in_session);
 			if (session != NULL && kvci_list_empty(&lease->holders))
 				return "lease: held by nobody";
-			for (uint32_t b = 0; b < lease->count; b++) {
+			if (list != lists[1] && lease->held != lease->count * kvci_lease_width(lease))
+				return "lease: it has not all shards of its blocks";
+			for (uint32_t b = 0; b < lease->held; b++) {
 				uint32_t h = kvci_block_at(cache, lease->blocks[b])->holds;
 				while (h != KVCI_NONE &&
 				       ((struct kvci_hold *)kvci_pool_at(&cache->holds, h))->session != lease->session->number)
@@ -250,6 +256,8 @@ static const char *check_totals(const struct kvci_cache *cache, const struct che
 {
 	if (sums->stored != cache->stored_blocks || sums->memory != cache->memory_blocks || sums->disk != cache->disk_blocks)
 		return "blocks: miscounted";
+	if (sums->disk_raw_bytes != cache->disk_raw_bytes || sums->disk_stored_bytes != cache->disk_stored_bytes)
+		return "disk: bytes are miscounted";
 	if (sums->used_bytes != cache->memory_used_bytes)
 		return "memory: used bytes are miscounted";
 	if (sums->held_bytes != cache->held_bytes)
@@ -271,6 +279,23 @@ static const char *check_totals(const struct kvci_cache *cache, const struct che
 			return "caps: a session has more than client_share allows";
 	}
 	return NULL;
+}
+
+static const char *check_orphans(const struct kvci_cache *cache)
+{
+	uint32_t listed = 0, flagged = 0;
+
+	for (uint32_t number = cache->orphans; number != KVCI_NONE && listed <= cache->orphan_count; listed++) {
+		const struct kvci_block *block = kvci_index_block_used(cache->index, number);
+		if (block == NULL || (block->flags & KVCI_BLOCK_ORPHANS) == 0)
+			return "orphans: one is listed that is none";
+		number = block->token_count;
+	}
+	for (uint32_t number = 0; number < kvci_index_high(cache->index); number++) {
+		const struct kvci_block *block = kvci_index_block_used(cache->index, number);
+		flagged += block != NULL && (block->flags & KVCI_BLOCK_ORPHANS) != 0;
+	}
+	return listed == cache->orphan_count && flagged == listed ? NULL : "orphans: miscounted";
 }
 
 static const char *check_disk(const struct kvci_cache *cache, const struct check_sums *sums)
@@ -309,6 +334,8 @@ static const char *check_all(const struct kvci_cache *cache, struct check_sums *
 		check_one_reservation(&KVCI_LIST_OF(l, struct kvci_client, in_gone)->reservations, sums);
 	if (broken == NULL)
 		broken = check_blocks(cache, sums);
+	if (broken == NULL)
+		broken = check_orphans(cache);
 	if (broken == NULL)
 		broken = check_reservations(cache, sums);
 	if (broken == NULL)

@@ -57,6 +57,9 @@ static uint32_t circuit_probe_block(struct kvci_cache *cache)
 		if (block == NULL || (block->flags & (KVCI_BLOCK_MEMORY | KVCI_BLOCK_DEAD | KVCI_BLOCK_BUSY)) != 0 ||
 		    !kvci_block_on_disk(cache, block) || kvci_block_stale(cache, block))
 			continue;
+		const struct kvci_binding *binding = kvci_block_binding(cache, block);
+		if (!binding->form_known && (uint64_t)block->place.length_4k << KVCI_PAGE_SHIFT != binding->record_bytes)
+			continue; /* coded, and nobody has said how to lay it out */
 		disk->probe_left = 0;
 		return number;
 	}

@@ -23,6 +23,7 @@ static void damage_keep_place(struct kvci_cache *cache, const struct kvci_block 
 	block->hits = copy.hits;
 	kvci_ghost_forget(cache->ghost, copy.key.binding, copy.key.hash);
 	kvci_block_place_set(cache, number, &copy.place);
+	block->flags |= copy.flags & KVCI_BLOCK_LOSSY;
 }
 
 void kvci_block_damaged(struct kvci_cache *cache, uint32_t number, bool disk)
@@ -86,7 +87,7 @@ static void damage_run(struct kvci_job *job)
 	verify->status = KVC_CORRUPT;
 	if (header->section_count != verify->section_count || kvci_record_checksum(header) != verify->record_checksum ||
 	    kvci_record_parse(header, verify->head_bytes, &parsed, &sections) != KVC_OK ||
-	    parsed->record_bytes != verify->record_bytes)
+	    !kvci_record_is_image(parsed, sections, &verify->sizes))
 		return;
 	verify->status = kvci_record_verify(verify->record, parsed, sections, NULL);
 }
@@ -151,7 +152,7 @@ void kvci_cache_report_damage(struct kvci_cache *cache, uint32_t client_id, cons
 	verify->record = cache->slabs[block->spot.slot]->base + ((uint64_t)block->spot.offset_4k << KVCI_PAGE_SHIFT);
 	verify->section_count = binding->form.layer_count;
 	verify->head_bytes = sizeof(struct kvci_record_header) + verify->section_count * sizeof(struct kvci_section_entry);
-	verify->record_bytes = binding->record_bytes;
+	verify->sizes = binding->sizes;
 	verify->record_checksum = block->record_checksum;
 	memcpy(verify->head, verify->record, verify->head_bytes);
 	kvci_block_busy_begin(cache, number, KVCI_BLOCK_VERIFYING);

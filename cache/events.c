@@ -64,7 +64,7 @@ static bool events_adopt(struct kvci_cache *cache, uint32_t number, const struct
 	if ((block->flags & KVCI_BLOCK_QUEUED) != 0)
 		kvci_write_cancel(cache, number, false);
 	block->record_checksum = entry->record_checksum;
-	kvci_block_place_set(cache, number, &entry->place);
+	kvci_block_place_entry(cache, number, entry);
 	return true;
 }
 
@@ -90,7 +90,7 @@ static bool events_index_one(struct kvci_cache *cache, const struct kvc_tier_ent
 	block->position_tokens = entry->position_tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)entry->position_tokens;
 	block->token_count = entry->token_count;
 	kvci_ghost_forget(cache->ghost, binding->number, entry->hash);
-	kvci_block_place_set(cache, number, &entry->place);
+	kvci_block_place_entry(cache, number, entry);
 	return true;
 }
 
@@ -158,7 +158,7 @@ static void events_moved(void *context, const struct kvc_tier_entry *entry, cons
 		kvci_tier_drop(cache->disk.tier, entry);
 		return;
 	}
-	kvci_block_place_set(cache, number, &entry->place);
+	kvci_block_place_entry(cache, number, entry);
 }
 
 static void events_health(void *context, kvc_status_t status, const char *text)

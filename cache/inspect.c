@@ -47,6 +47,7 @@ static void inspect_block(const struct kvci_cache *cache, const struct kvci_bloc
 	ret_info->shard_count = binding->shard_count;
 	ret_info->record_bytes = binding->record_bytes;
 	ret_info->record_checksum = block->record_checksum;
+	ret_info->lossy = (block->flags & KVCI_BLOCK_LOSSY) != 0;
 	ret_info->in_memory = (block->flags & KVCI_BLOCK_MEMORY) != 0;
 	ret_info->on_disk = kvci_block_on_disk(cache, block);
 	ret_info->writing = (block->flags & (KVCI_BLOCK_WRITING | KVCI_BLOCK_QUEUED)) != 0;
@@ -161,6 +162,34 @@ kvc_status_t kvci_cache_space_info(const struct kvci_cache *cache, uint32_t spac
 	return KVC_OK;
 }
 
+static enum kvci_miss inspect_miss(const struct kvci_cache *cache, const struct kvci_block *block)
+{
+	if (kvci_block_stale(cache, block))
+		return KVCI_MISS_EPOCH;
+	if ((block->flags & KVCI_BLOCK_MEMORY) != 0)
+		return KVCI_MISS_NONE;
+	if ((block->flags & KVCI_BLOCK_RESERVED) != 0)
+		return KVCI_MISS_IN_FLIGHT;
+	if (!kvci_block_on_disk(cache, block))
+		return KVCI_MISS_EVICTED;
+	if (cache->disk.read_circuit.state != KVCI_CIRCUIT_CLOSED || (block->flags & KVCI_BLOCK_LATE) != 0)
+		return KVCI_MISS_DISK_CIRCUIT;
+	return KVCI_MISS_NONE;
+}
+
+/* The same for the first of the other shards that does not hit. */
+static enum kvci_miss inspect_other_shards(struct kvci_cache *cache, const struct kvci_binding *binding, const uint8_t *hash)
+{
+	enum kvci_miss miss = binding->shards != NULL ? KVCI_MISS_NONE : KVCI_MISS_OTHER_SHARD;
+
+	for (uint32_t i = 0; i < binding->shard_count && miss == KVCI_MISS_NONE; i++) {
+		uint32_t number = kvci_index_find(cache->index, binding->shards[i]->number, hash);
+		miss = number == KVCI_INDEX_NONE ? kvci_shard_cause(cache, binding->shards[i], hash)
+		                                 : inspect_miss(cache, kvci_block_at(cache, number));
+	}
+	return miss;
+}
+
 kvc_status_t kvci_cache_explain(struct kvci_cache *cache, uint32_t binding_number, const uint8_t hash[KVCI_HASH_BYTES],
                                 enum kvci_miss *ret_miss, struct kvci_block_info *ret_info)
 {
@@ -177,18 +206,9 @@ kvc_status_t kvci_cache_explain(struct kvci_cache *cache, uint32_t binding_numbe
 		return KVC_OK;
 	}
 	block = kvci_block_at(cache, number);
-	if (kvci_block_stale(cache, block))
-		*ret_miss = KVCI_MISS_EPOCH;
-	else if ((block->flags & KVCI_BLOCK_MEMORY) != 0)
-		*ret_miss = KVCI_MISS_NONE;
-	else if ((block->flags & KVCI_BLOCK_RESERVED) != 0)
-		*ret_miss = KVCI_MISS_IN_FLIGHT;
-	else if (!kvci_block_on_disk(cache, block))
-		*ret_miss = KVCI_MISS_EVICTED;
-	else if (cache->disk.read_circuit.state != KVCI_CIRCUIT_CLOSED || (block->flags & KVCI_BLOCK_LATE) != 0)
-		*ret_miss = KVCI_MISS_DISK_CIRCUIT;
-	else
-		*ret_miss = KVCI_MISS_NONE;
+	*ret_miss = inspect_miss(cache, block);
+	if (*ret_miss == KVCI_MISS_NONE && binding->shard_count > 1)
+		*ret_miss = inspect_other_shards(cache, binding, hash);
 	if (ret_info != NULL)
 		inspect_block(cache, block, ret_info);
 	return KVC_OK;
@@ -204,6 +224,11 @@ const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, u
 	if (binding >= cache->binding_count || !cache->bindings[binding]->form_known)
 		return NULL;
 	return &cache->bindings[binding]->form;
+}
+
+uint32_t kvci_cache_binding_shards(const struct kvci_cache *cache, uint32_t binding)
+{
+	return binding < cache->binding_count ? cache->bindings[binding]->shard_count : 0;
 }
 
 uint32_t kvci_cache_binding_space(const struct kvci_cache *cache, uint32_t binding)
@@ -239,6 +264,8 @@ void kvci_cache_totals(const struct kvci_cache *cache, struct kvci_cache_totals 
 	ret_totals->blocks = cache->stored_blocks;
 	ret_totals->memory_blocks = cache->memory_blocks;
 	ret_totals->disk_blocks = cache->disk_blocks;
+	ret_totals->disk_raw_bytes = cache->disk_raw_bytes;
+	ret_totals->disk_stored_bytes = cache->disk_stored_bytes;
 	ret_totals->memory_used_bytes = cache->memory_used_bytes;
 	ret_totals->memory_slab_bytes = (uint64_t)cache->slabs_used * cache->config.slab_bytes;
 	ret_totals->memory_capacity_bytes = cache->config.memory_bytes;

@@ -9,6 +9,7 @@
  *   read.c         reads from the disk             write.c   write queue, flush
  *   circuit.c      when the disk is left alone     events.c  what the disk tells: index, lost, moved, health
  *   sweep.c        bounded clean-up of what went stale        damage.c  checks on workers
+ *   shard.c        blocks of several ranks
  *   inspect.c      walk, find, info                check.c   invariants
  */
 #ifndef KVCI_CACHE_INTERNAL_H
@@ -30,6 +31,7 @@ enum {
 	KVCI_TIME_SHIFT = 24,           /* block times are kept in steps of 2^24 ns (17 ms) since start */
 	KVCI_SPACES_MAX = 65536,
 	KVCI_BINDINGS_MAX = 262144,
+	KVCI_SHARDS_MAX = 256,          /* of one block: binding one makes the bindings of all */
 	KVCI_CLIENT_BUCKETS = 256,
 	KVCI_LEASE_BUCKETS = 4096,
 	KVCI_LEASES_MAX = 16384,        /* of one session: its end is one step */
@@ -59,6 +61,8 @@ enum {
 	KVCI_BLOCK_DEAD = 1 << 6,      /* no key leads here any more; freed when nobody holds it */
 	KVCI_BLOCK_LATE = 1 << 7,      /* its read is past the deadline: nobody waits for it */
 	KVCI_BLOCK_SUSPECT = 1 << 8,   /* the device failed on its place once */
+	KVCI_BLOCK_LOSSY = 1 << 9,     /* the record at its place, or what came from there, lost bits */
+	KVCI_BLOCK_ORPHANS = 1 << 10,  /* DEAD, and in the list of those whose other shards are still to be forgotten */
 	KVCI_BLOCK_CAUSE_SHIFT = 12,   /* DEAD: enum kvci_miss */
 	/* what pins an extent, besides holds */
 	KVCI_BLOCK_BUSY = KVCI_BLOCK_RESERVED | KVCI_BLOCK_LOADING | KVCI_BLOCK_WRITING | KVCI_BLOCK_VERIFYING,
@@ -112,6 +116,7 @@ struct kvci_binding {
 	uint64_t form_id;
 	uint64_t record_bytes;
 	uint32_t group, shard_index, shard_count;
+	struct kvci_binding **shards; /* those of all shards, by index; NULL: there is one, or its form is not known */
 	bool form_known; /* else only the disk has told of it */
 	bool void_;      /* what was told of it was wrong: its blocks go */
 	struct kvc_form form;
@@ -207,8 +212,10 @@ struct kvci_lease {
 	struct kvci_binding *binding;
 	uint8_t request_id[KVCI_REQUEST_ID_BYTES];
 	struct kvci_list holders;
-	uint32_t *blocks;
-	uint32_t count, room;
+	uint32_t *blocks; /* those of all shards of the first key, then of the second... */
+	uint32_t count;   /* keys */
+	uint32_t held;    /* blocks: count times shard_count */
+	uint32_t room;
 };
 
 /* ---- stores ---- */
@@ -313,7 +320,8 @@ struct kvci_verify {
 	uint32_t block; /* KVCI_NONE: not in use */
 	const uint8_t *record;
 	uint8_t *head; /* private copy of header and table */
-	uint64_t head_bytes, record_bytes, record_checksum;
+	uint64_t head_bytes, record_checksum;
+	struct kvc_form_sizes sizes; /* of its form: where sections lie */
 	uint32_t section_count;
 	kvc_status_t status;
 };
@@ -365,6 +373,8 @@ struct kvci_cache {
 
 	uint32_t sweep_cursor;
 	uint32_t sweep_left; /* blocks still to look at */
+	uint32_t orphans; /* first block of the list */
+	uint32_t orphan_count;
 	uint32_t room_cursor; /* max_blocks: where to look for one to forget */
 
 	struct kvci_verify verifies[KVCI_VERIFY_MAX];
@@ -373,6 +383,7 @@ struct kvci_cache {
 	uint64_t memory_used_bytes;
 	uint64_t held_bytes, reserved_bytes, quarantined_bytes;
 	uint64_t stored_blocks, memory_blocks, disk_blocks;
+	uint64_t disk_raw_bytes, disk_stored_bytes; /* of what is on the disk: decoded, and as it lies there */
 };
 
 static inline struct kvci_block *kvci_block_at(const struct kvci_cache *cache, uint32_t number)
@@ -436,8 +447,12 @@ void kvci_block_memory_enter(struct kvci_cache *cache, uint32_t number);
 /* Out of the policy, and its extent freed. */
 void kvci_block_memory_leave(struct kvci_cache *cache, uint32_t number);
 void kvci_block_place_set(struct kvci_cache *cache, uint32_t number, const struct kvc_place *place);
-/* Keys lead no longer to it; it is freed when nobody holds it. The cause is remembered. */
+/* The same for a record that the disk has. */
+void kvci_block_place_entry(struct kvci_cache *cache, uint32_t number, const struct kvc_tier_entry *entry);
+/* Keys lead no longer to it; it is freed when nobody holds it. The cause is remembered. Its other shards follow in steps. */
 void kvci_block_forget(struct kvci_cache *cache, uint32_t number, enum kvci_miss cause);
+/* The same for this shard alone. */
+void kvci_block_forget_one(struct kvci_cache *cache, uint32_t number, enum kvci_miss cause);
 /* Makes it leave memory for want of room; not busy. Gone altogether unless it is on disk. */
 void kvci_block_evict(struct kvci_cache *cache, uint32_t number);
 /* Forgets it when it is stale, or kept nowhere any more; true when it did. */
@@ -491,9 +506,15 @@ kvc_status_t kvci_hold_add(struct kvci_cache *cache, struct kvci_session *sessio
 void kvci_hold_remove(struct kvci_cache *cache, struct kvci_session *session, uint32_t number);
 struct kvci_lease *kvci_lease_find(const struct kvci_cache *cache, const struct kvci_session *session,
                                    const uint8_t *request_id);
+/* How many blocks a key of it stands for: its shards. */
+static inline uint32_t kvci_lease_width(const struct kvci_lease *lease)
+{
+	return lease->binding->shard_count;
+}
 /* A lease without blocks, held by nobody yet. */
 kvc_status_t kvci_lease_create(struct kvci_cache *cache, struct kvci_session *session, struct kvci_binding *binding,
                                const uint8_t *request_id, struct kvci_lease **ret_lease);
+/* Room for the blocks of this many keys. */
 kvc_status_t kvci_lease_room(struct kvci_lease *lease, uint32_t count);
 /* The client holds the lease from now on; fine when it did. */
 kvc_status_t kvci_lease_attach(struct kvci_cache *cache, struct kvci_lease *lease, struct kvci_client *client);
@@ -562,6 +583,15 @@ void kvci_disk_request_give(struct kvci_cache *cache, struct kvci_disk_request *
 void kvci_events_init(struct kvci_cache *cache);
 /* Room in the table of lost generations for this segment. */
 kvc_status_t kvci_segment_know(struct kvci_cache *cache, uint32_t segment);
+
+/* ---- shard.c ---- */
+
+/* The block is about to die of this cause: its other shards will be forgotten, if it has any. */
+void kvci_shard_orphan(struct kvci_cache *cache, uint32_t number, enum kvci_miss cause);
+/* A bounded step of that; true: call again soon. */
+bool kvci_shard_step(struct kvci_cache *cache);
+/* Why a key missed of which another shard is there. */
+enum kvci_miss kvci_shard_cause(struct kvci_cache *cache, const struct kvci_binding *shard, const uint8_t *hash);
 
 /* ---- sweep.c ---- */
 

@@ -21,6 +21,7 @@ void kvci_read_entry(const struct kvci_cache *cache, const struct kvci_block *bl
 		                              .group = binding->group,
 		                              .shard_index = binding->shard_index,
 		                              .shard_count = binding->shard_count,
+		                              .flags = (block->flags & KVCI_BLOCK_LOSSY) != 0 ? KVCI_RECORD_LOSSY : 0,
 		                              .raw_length_4k = (uint32_t)(binding->record_bytes >> KVCI_PAGE_SHIFT),
 		                              .place = block->place };
 	memcpy(ret_entry->space, binding->space->fingerprint, sizeof(ret_entry->space));
@@ -145,8 +146,12 @@ static void read_done(struct kvc_tier_request *tier_request, kvc_status_t status
 		kvci_circuit_close(cache, &cache->disk.read_circuit, "read");
 	if (status == KVC_OK && (block->flags & KVCI_BLOCK_DEAD) == 0 && !kvci_block_stale(cache, block)) {
 		kvci_cache_count(cache, KVCI_STAT_DISK_READ_BLOCKS, 1);
-		kvci_cache_count(cache, KVCI_STAT_DISK_READ_BYTES, kvci_block_binding(cache, block)->record_bytes);
+		kvci_cache_count(cache, KVCI_STAT_DISK_READ_BYTES, (uint64_t)tier_request->entry.place.length_4k << KVCI_PAGE_SHIFT);
 		block->flags &= (uint16_t)~KVCI_BLOCK_SUSPECT;
+		if ((tier_request->entry.flags & KVCI_RECORD_LOSSY) != 0) { /* the seal of what came out */
+			block->flags |= KVCI_BLOCK_LOSSY;
+			block->record_checksum = tier_request->entry.record_checksum;
+		}
 		kvci_block_memory_enter(cache, number);
 		kvci_block_extent(cache, block, &extent);
 		read_answer(cache, read, KVC_OK, &extent);

@@ -267,6 +267,51 @@ static kvc_status_t space_open(struct kvci_cache *cache, const struct kvci_space
 	return KVC_OK;
 }
 
+/* The binding of a form, made when it is new; its form is known then. */
+static kvc_status_t binding_open(struct kvci_cache *cache, struct kvci_space_entry *space, const struct kvc_form *form,
+                                 const struct kvc_form_sizes *sizes, struct kvci_binding **ret_binding)
+{
+	uint64_t form_id = kvc_form_id(form);
+	struct kvci_binding *binding = binding_find(cache, space, form_id);
+
+	if (binding != NULL && !binding->form_known &&
+	    (binding->record_bytes != sizes->record_bytes || binding->group != form->group ||
+	     binding->shard_index != form->shard_index || binding->shard_count != form->shard_count)) {
+		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "cache", "what the disk says of a form is wrong: its blocks are dropped");
+		binding->void_ = true;
+		kvci_sweep_start(cache);
+		binding = NULL;
+	}
+	if (binding == NULL) {
+		kvc_status_t status = binding_add(cache, space, form_id, &binding);
+		if (status != KVC_OK)
+			return status;
+	}
+	if (!binding->form_known)
+		binding_set_form(binding, form, sizes);
+	*ret_binding = binding;
+	return KVC_OK;
+}
+
+/* The bindings of all shards of the form that a binding has: they lead to each other. */
+static kvc_status_t binding_join_shards(struct kvci_cache *cache, struct kvci_binding *binding)
+{
+	uint32_t count = binding->shard_count;
+	struct kvc_form form = binding->form;
+	struct kvci_binding **shards = kvci_alloc_zero(count, sizeof(*shards));
+	kvc_status_t status = shards != NULL ? KVC_OK : KVC_NO_MEMORY;
+
+	for (form.shard_index = 0; form.shard_index < count && status == KVC_OK; form.shard_index++)
+		status = binding_open(cache, binding->space, &form, &binding->sizes, &shards[form.shard_index]);
+	if (status != KVC_OK) {
+		kvci_free(shards);
+		return status;
+	}
+	for (uint32_t i = 0; i < count; i++)
+		shards[i]->shards = shards;
+	return KVC_OK;
+}
+
 kvc_status_t kvci_cache_bind(struct kvci_cache *cache, uint32_t client_id, const struct kvci_space *fields,
                              const struct kvc_form *form, uint32_t *ret_binding, uint64_t *ret_epoch)
 {
@@ -284,7 +329,8 @@ kvc_status_t kvci_cache_bind(struct kvci_cache *cache, uint32_t client_id, const
 	status = kvc_form_sizes(form, &sizes, NULL);
 	if (status != KVC_OK)
 		return status;
-	if (sizes.record_bytes > cache->config.slab_bytes || sizes.record_bytes > cache->client_cap_bytes)
+	if (sizes.record_bytes > cache->config.slab_bytes || sizes.record_bytes > cache->client_cap_bytes ||
+	    form->shard_count > KVCI_SHARDS_MAX)
 		return KVC_TOO_BIG;
 	if (!space_dtype_agrees(fields, form))
 		return KVC_FORM_MISMATCH;
@@ -293,23 +339,11 @@ kvc_status_t kvci_cache_bind(struct kvci_cache *cache, uint32_t client_id, const
 		return status;
 	if (!space_group_agrees(cache, space, form))
 		return KVC_FORM_MISMATCH;
-	uint64_t form_id = kvc_form_id(form);
-	binding = binding_find(cache, space, form_id);
-	if (binding != NULL && !binding->form_known &&
-	    (binding->record_bytes != sizes.record_bytes || binding->group != form->group ||
-	     binding->shard_index != form->shard_index || binding->shard_count != form->shard_count)) {
-		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "cache", "what the disk says of a form is wrong: its blocks are dropped");
-		binding->void_ = true;
-		kvci_sweep_start(cache);
-		binding = NULL;
-	}
-	if (binding == NULL) {
-		status = binding_add(cache, space, form_id, &binding);
-		if (status != KVC_OK)
-			return status;
-	}
-	if (!binding->form_known)
-		binding_set_form(binding, form, &sizes);
+	status = binding_open(cache, space, form, &sizes, &binding);
+	if (status == KVC_OK && binding->shard_count > 1 && binding->shards == NULL)
+		status = binding_join_shards(cache, binding);
+	if (status != KVC_OK)
+		return status;
 	*ret_binding = binding->number;
 	*ret_epoch = space->epoch;
 	return KVC_OK;
@@ -326,7 +360,8 @@ kvc_status_t kvci_binding_of_entry(struct kvci_cache *cache, const struct kvc_ti
 		return KVC_NOT_FOUND;
 	if (entry->epoch != space->epoch)
 		return KVC_STALE_EPOCH;
-	if (record_bytes == 0 || record_bytes > cache->config.slab_bytes || entry->place.length_4k != entry->raw_length_4k)
+	if (record_bytes == 0 || record_bytes > cache->config.slab_bytes || entry->place.length_4k == 0 ||
+	    entry->place.length_4k > entry->raw_length_4k)
 		return KVC_CORRUPT;
 	binding = binding_find(cache, space, entry->form_id);
 	if (binding == NULL) {
@@ -424,6 +459,9 @@ uint64_t kvci_space_tick(struct kvci_cache *cache)
 
 void kvci_space_table_destroy(struct kvci_cache *cache)
 {
+	for (uint32_t i = 0; i < cache->binding_count; i++)
+		if (cache->bindings[i]->shards != NULL && cache->bindings[i]->shard_index == 0)
+			kvci_free(cache->bindings[i]->shards);
 	for (uint32_t i = 0; i < cache->binding_count; i++)
 		kvci_free(cache->bindings[i]);
 	for (uint32_t i = 0; i < cache->space_count; i++) {

@@ -129,6 +129,7 @@ static kvc_status_t write_entry(struct kvci_cache *cache, const struct kvci_bloc
 	const struct kvci_binding *binding = kvci_block_binding(cache, block);
 	const uint8_t *record = cache->slabs[block->spot.slot]->base + ((uint64_t)block->spot.offset_4k << KVCI_PAGE_SHIFT);
 	const struct kvci_record_header *header = (const void *)cache->head_scratch;
+	const struct kvci_section_entry *sections = (const void *)(header + 1);
 	uint64_t head_bytes = KVCI_RECORD_HEAD_BYTES_MAX < binding->record_bytes ? KVCI_RECORD_HEAD_BYTES_MAX
 	                                                                         : binding->record_bytes;
 
@@ -136,7 +137,8 @@ static kvc_status_t write_entry(struct kvci_cache *cache, const struct kvci_bloc
 		head_bytes = sizeof(*header) + binding->form.layer_count * sizeof(struct kvci_section_entry);
 	memcpy(cache->head_scratch, record, head_bytes);
 	if (sizeof(*header) + header->section_count * (uint64_t)sizeof(struct kvci_section_entry) > head_bytes ||
-	    kvci_record_checksum(header) != block->record_checksum)
+	    kvci_record_checksum(header) != block->record_checksum ||
+	    (binding->form_known && !kvci_record_is_image(header, sections, &binding->sizes)))
 		return KVC_CORRUPT;
 	kvci_read_entry(cache, block, ret_entry);
 	ret_entry->place = (struct kvc_place){ 0 };
@@ -154,21 +156,25 @@ static void write_settle(struct kvci_cache *cache, uint32_t number, const struct
 
 	if (status == KVC_CANCELED)
 		return;
+	if (status == KVC_CORRUPT) { /* the slab's client wrote there after we looked */
+		kvci_block_damaged(cache, number, false);
+		return;
+	}
 	if (status != KVC_OK) {
 		kvci_cache_count(cache, KVCI_STAT_DISK_WRITE_ERRORS, 1);
 		kvci_circuit_open(cache, &cache->disk.write_circuit, "write", status);
 		return;
 	}
 	kvci_cache_count(cache, KVCI_STAT_DISK_WRITE_BLOCKS, 1);
-	kvci_cache_count(cache, KVCI_STAT_DISK_WRITE_BYTES, (uint64_t)entry->raw_length_4k << KVCI_PAGE_SHIFT);
+	kvci_cache_count(cache, KVCI_STAT_DISK_WRITE_BYTES, (uint64_t)entry->place.length_4k << KVCI_PAGE_SHIFT);
 	kvci_circuit_close(cache, &cache->disk.write_circuit, "write");
 	if ((block->flags & KVCI_BLOCK_DEAD) != 0) {
 		if (block->flags >> KVCI_BLOCK_CAUSE_SHIFT == KVCI_MISS_DROPPED)
 			kvci_tier_drop(cache->disk.tier, entry);
 		return;
 	}
-	if (entry->place.length_4k == entry->raw_length_4k && kvci_segment_know(cache, entry->place.segment) == KVC_OK)
-		kvci_block_place_set(cache, number, &entry->place);
+	if (entry->place.length_4k <= entry->raw_length_4k && kvci_segment_know(cache, entry->place.segment) == KVC_OK)
+		kvci_block_place_entry(cache, number, entry);
 }
 
 static void write_done(struct kvc_tier_request *tier_request, kvc_status_t status)
@@ -210,6 +216,8 @@ static kvc_status_t write_submit(struct kvci_cache *cache, struct kvci_write *wr
 	status = kvci_tier_submit(cache->disk.tier, &request->tier);
 	if (status != KVC_OK) {
 		kvci_disk_request_give(cache, request);
+		if (status == KVC_CORRUPT) /* the slab's client wrote there after we looked */
+			kvci_block_damaged(cache, write->block, false);
 		return status;
 	}
 	write->request = request->number;

@@ -149,10 +149,8 @@ static kvc_status_t scatter_head(const struct kvc_space *space, const uint8_t *r
 		return KVC_CORRUPT;
 	if (header->epoch < space->epoch)
 		return KVC_STALE_EPOCH;
-	for (uint32_t i = 0; i < header->section_count; i++)
-		if (entries[i].raw_bytes != space->sizes.section_bytes || entries[i].stored_bytes != entries[i].raw_bytes ||
-		    entries[i].codec_k != 0 || entries[i].codec_v != 0)
-			return KVC_CORRUPT; /* in memory all records are raw */
+	if (!kvci_record_is_image(header, entries, &space->sizes)) /* the seal does not say where sections lie */
+		return KVC_CORRUPT;
 	*ret_header = header;
 	*ret_entries = entries;
 	return KVC_OK;

@@ -10,6 +10,7 @@ void kvci_disk_read_prepare(const struct kvci_block_info *info, void *buffer, st
 
 	memset(ret_request, 0, sizeof(*ret_request));
 	ret_request->op = KVC_TIER_READ;
+	ret_request->flags = KVC_TIER_STORED;
 	ret_request->buffer = buffer;
 	memcpy(entry->space, info->id.space, sizeof(entry->space));
 	memcpy(entry->hash, info->id.hash, sizeof(entry->hash));
@@ -22,5 +23,6 @@ void kvci_disk_read_prepare(const struct kvci_block_info *info, void *buffer, st
 	entry->shard_index = info->id.shard_index;
 	entry->shard_count = info->shard_count;
 	entry->raw_length_4k = (uint32_t)(info->record_bytes / KVCI_RECORD_ALIGN_BYTES);
+	entry->flags = info->lossy ? KVCI_RECORD_LOSSY : 0;
 	entry->place = info->place;
 }

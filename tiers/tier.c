@@ -103,7 +103,8 @@ kvc_status_t kvci_tier_submit(struct kvc_tier *tier, struct kvc_tier_request *re
 			return KVC_INVALID;
 		break;
 	case KVC_TIER_WRITE:
-		if (!tier_transfer_sane(request, request->entry.raw_length_4k))
+		if (!tier_transfer_sane(request, request->entry.raw_length_4k) ||
+		    !tier_transfer_sane(request, kvc_tier_request_pages(request)))
 			return KVC_INVALID;
 		break;
 	case KVC_TIER_FLUSH:

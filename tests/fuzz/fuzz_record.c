@@ -85,7 +85,7 @@ static void repair(uint8_t *record, size_t length)
 		return;
 	header->magic = KVCI_RECORD_MAGIC;
 	header->version = KVCI_RECORD_VERSION;
-	header->header_checksum = kvci_record_checksum(record);
+	header->header_checksum = kvci_record_header_checksum(record);
 }
 
 static void fuzz_record(const uint8_t *bytes, size_t length)

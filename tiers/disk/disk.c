@@ -137,7 +137,7 @@ static kvc_status_t disk_submit(struct kvc_tier *base, struct kvc_tier_request *
 	case KVC_TIER_READ:
 		return kvci_disk_read(tier, request, false);
 	case KVC_TIER_WRITE:
-		return kvci_disk_write(tier, request, request->entry.raw_length_4k, false);
+		return kvci_disk_write(tier, request, kvc_tier_request_pages(request), false);
 	default:
 		return kvci_disk_flush(tier, request);
 	}

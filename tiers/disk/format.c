@@ -21,7 +21,8 @@ void kvci_disk_header_write(struct kvci_disk_header *header, void *page)
 
 static bool format_header_sane(const struct kvci_disk_header *header)
 {
-	return header->magic == KVCI_DISK_MAGIC && header->version == KVCI_DISK_VERSION &&
+	return header->magic == KVCI_DISK_MAGIC && header->version >= KVCI_DISK_VERSION_OLDEST &&
+	       header->version <= KVCI_DISK_VERSION &&
 	       header->checksum == kvci_checksum(header, offsetof(struct kvci_disk_header, checksum), 0) &&
 	       header->state >= KVCI_DISK_FREE && header->state <= KVCI_DISK_CLOSED && header->generation != 0 &&
 	       header->length_4k > KVCI_DISK_HEADER_PAGES && header->end_4k <= header->length_4k;
@@ -44,13 +45,13 @@ bool kvci_disk_header_read(const void *page, struct kvci_disk_header *ret_header
 }
 
 uint64_t kvci_disk_seal(const uint8_t uuid[KVCI_DISK_UUID_BYTES], uint32_t segment, uint32_t generation, uint32_t offset_4k,
-                        uint64_t record_checksum)
+                        uint64_t header_checksum)
 {
 	struct {
 		uint8_t uuid[KVCI_DISK_UUID_BYTES];
 		uint32_t segment, generation, offset_4k, zero;
-		uint64_t record_checksum;
-	} sealed = {.segment = segment, .generation = generation, .offset_4k = offset_4k, .record_checksum = record_checksum};
+		uint64_t header_checksum;
+	} sealed = {.segment = segment, .generation = generation, .offset_4k = offset_4k, .header_checksum = header_checksum};
 
 	_Static_assert(sizeof(sealed) == 40, "no padding is sealed");
 	memcpy(sealed.uuid, uuid, sizeof(sealed.uuid));
@@ -73,7 +74,7 @@ void kvci_disk_entry_of(const struct kvci_record_header *header, const struct kv
 	*ret_entry = (struct kvc_tier_entry){
 		.epoch = header->epoch,
 		.form_id = header->form_id,
-		.record_checksum = header->header_checksum,
+		.record_checksum = kvci_record_checksum(header),
 		.position_tokens = header->position_tokens,
 		.token_count = header->token_count,
 		.group = header->group,
@@ -97,7 +98,10 @@ kvc_status_t kvci_disk_entry_check(const struct kvci_record_header *header, cons
 		return KVC_CORRUPT;
 	if ((header->flags & KVCI_RECORD_TOMBSTONE) != 0)
 		return KVC_MISS;
-	return header->header_checksum == entry->record_checksum ? KVC_OK : KVC_CORRUPT;
+	/* A block that was read from a lossy record has the seal of what came out; the key and the place's seal stand for the rest. */
+	if ((header->flags & entry->flags & KVCI_RECORD_LOSSY) != 0)
+		return KVC_OK;
+	return kvci_record_checksum(header) == entry->record_checksum ? KVC_OK : KVC_CORRUPT;
 }
 
 static void format_be32(uint8_t *bytes, uint32_t value)

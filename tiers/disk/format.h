@@ -17,7 +17,8 @@
 
 enum {
 	KVCI_DISK_PAGE_BYTES = 4096,
-	KVCI_DISK_VERSION = 1,
+	KVCI_DISK_VERSION = 2,
+	KVCI_DISK_VERSION_OLDEST = 1, /* whose headers are read; what lies in such a segment is not */
 	KVCI_DISK_HEADER_PAGES = 1,       /* records begin at page 1 */
 	KVCI_DISK_HEADER_COPY_BYTES = 2048, /* the second copy's offset in the header page */
 	KVCI_DISK_UUID_BYTES = 16,
@@ -52,9 +53,9 @@ void kvci_disk_header_write(struct kvci_disk_header *header, void *page);
 /* False when neither copy is whole. */
 bool kvci_disk_header_read(const void *page, struct kvci_disk_header *ret_header);
 
-/* Seal of the record with this record_checksum at this place of this store. */
+/* Seal of the record with this header_checksum at this place of this store. */
 uint64_t kvci_disk_seal(const uint8_t uuid[KVCI_DISK_UUID_BYTES], uint32_t segment, uint32_t generation, uint32_t offset_4k,
-                        uint64_t record_checksum);
+                        uint64_t header_checksum);
 
 /* The entry that a parsed record stands for; place as given. */
 void kvci_disk_entry_of(const struct kvci_record_header *header, const struct kvci_section_entry *sections,

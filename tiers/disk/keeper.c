@@ -109,7 +109,7 @@ static kvc_status_t keeper_bury(struct kvci_disk_tier *tier, const struct kvci_k
 	    kvci_disk_entry_check(header, &op->entry) != KVC_OK)
 		return KVC_MISS;
 	header->flags |= KVCI_RECORD_TOMBSTONE;
-	header->header_checksum = kvci_record_checksum(header);
+	header->header_checksum = kvci_record_header_checksum(header);
 	header->place_seal = kvci_disk_seal(tier->uuid, place->segment, place->generation, place->offset_4k,
 	                                    header->header_checksum);
 	return kvci_disk_pwrite(op->fd, header, KVCI_DISK_PAGE_BYTES, offset_bytes);

@@ -342,7 +342,7 @@ kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_reques
 		goto fail;
 	((struct kvci_record_header *)op->head)->place_seal =
 		kvci_disk_seal(tier->uuid, op->place.segment, op->place.generation, op->place.offset_4k,
-		               request->entry.record_checksum);
+		               ((const struct kvci_record_header *)op->head)->header_checksum);
 	op->job.done = request_write_done;
 	request_task(op, tier->segments[op->place.segment].fd, true, &op->place, request_write_moved);
 	head_bytes = (size_t)pages * KVCI_DISK_PAGE_BYTES;

@@ -237,6 +237,11 @@ static void segments_judge(struct found *found, const struct found_segment *from
 		kvci_log(KVCI_LOG_WARN, "disk", "segment %08x: its header is damaged or another segment's", from->number);
 	if (segment->length_4k <= KVCI_DISK_HEADER_PAGES)
 		segment->length_4k = (uint32_t)(tier->options.segment_bytes / KVCI_DISK_PAGE_BYTES);
+	if (from->whole && from->header.version < KVCI_DISK_VERSION) {
+		kvci_log(KVCI_LOG_WARN, "disk", "segment %08x is of an older format: what it held is gone", from->number);
+		segments_make_spare(found, from->number);
+		return;
+	}
 	if ((from->whole && from->header.segment != from->number) || header_generation + from->index_generation == 0 ||
 	    (from->whole && header_generation < from->index_generation)) {
 		kvci_log(KVCI_LOG_WARN, "disk", "segment %08x (generation %u, index %u): nothing in it can be believed",

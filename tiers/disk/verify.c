@@ -154,7 +154,7 @@ static kvc_status_t verify_one(struct verify *verify, const struct verify_segmen
 		verify_damage(verify, segment->number, 0, file_4k, NULL, "the file bears the name of another segment");
 		return KVC_OK;
 	}
-	if (header->state == KVCI_DISK_FREE) {
+	if (header->state == KVCI_DISK_FREE || header->version < KVCI_DISK_VERSION) { /* an older one is not read, and emptied at the next start */
 		verify->summary.segments_spare++;
 		return KVC_OK;
 	}

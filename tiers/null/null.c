@@ -135,9 +135,9 @@ static kvc_status_t null_submit(struct kvc_tier *base, struct kvc_tier_request *
 		answer->status = KVC_MISS;
 	} else if (request->op == KVC_TIER_WRITE) {
 		tier->stats.writes++;
-		tier->stats.write_bytes += (uint64_t)request->entry.raw_length_4k * 4096;
+		tier->stats.write_bytes += (uint64_t)kvc_tier_request_pages(request) * 4096;
 		/* A generation that no read will find: the place is stale from the start. */
-		request->entry.place = (struct kvc_place){.generation = 1, .length_4k = request->entry.raw_length_4k};
+		request->entry.place = (struct kvc_place){.generation = 1, .length_4k = kvc_tier_request_pages(request)};
 	} else {
 		tier->stats.flushes++;
 	}

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { KVC_TIER_ABI = 1 };
+enum { KVC_TIER_ABI = 2 };
 
 /* Where a record is, in the tier's own terms. 16 bytes, opaque to all but the tier, except length_4k. A place goes stale
  * safely: reading one whose space was reclaimed since is a MISS. */
@@ -48,7 +48,7 @@ struct kvc_tier_entry {
 	uint8_t parent_hash[32];
 	uint64_t epoch;
 	uint64_t form_id;
-	uint64_t record_checksum; /* of header and section table; see base/record.h */
+	uint64_t record_checksum; /* the content seal, the same however the record is packed; see base/record.h */
 	uint64_t position_tokens;
 	uint32_t token_count;
 	uint32_t group;
@@ -68,6 +68,8 @@ enum kvc_tier_op {
 /* Flags of a request. */
 enum {
 	KVC_TIER_NO_VERIFY = 1 << 0, /* READ: do not check section checksums (the reader will) */
+	KVC_TIER_CODED = 1 << 1,     /* WRITE: the buffer holds a coded record of entry.place.length_4k pages */
+	KVC_TIER_STORED = 1 << 2,    /* READ: the record as it is stored; a filter that decodes leaves it alone */
 };
 
 /* A request: embedded in its owner's object, untouched by the owner until done() has run. */
@@ -75,12 +77,21 @@ struct kvc_tier_request {
 	uint32_t op; /* enum kvc_tier_op */
 	uint32_t flags;
 	struct kvc_tier_entry entry;  /* READ: what is expected, with its place. WRITE: what is written */
-	void *buffer;                 /* aligned to caps.align_bytes; length entry.place.length_4k (READ), entry.raw_length_4k (WRITE) pages */
+	/* Aligned to caps.align_bytes. WRITE: kvc_tier_request_pages() long. READ: entry.place.length_4k pages, but raw_length_4k, if that is
+	 * more and not KVC_TIER_STORED: a coded record comes out as the raw one, and of a lossy one entry.record_checksum is then what came out. */
+	void *buffer;
 	uint64_t deadline_ns;         /* monotonic; 0: none. A late READ still completes: the buffer is the device's until then */
 	void (*done)(struct kvc_tier_request *request, kvc_status_t status); /* owner thread, inside poll() */
 	void *context;                /* the submitter's */
 	void *tier_private[8];        /* the tier's, while it has the request; a filter uses the last two */
 };
+
+/* Pages that a WRITE takes from the buffer, or that a READ takes from the device. */
+static inline uint32_t kvc_tier_request_pages(const struct kvc_tier_request *request)
+{
+	return request->op == KVC_TIER_WRITE && (request->flags & KVC_TIER_CODED) == 0 ? request->entry.raw_length_4k
+	                                                                              : request->entry.place.length_4k;
+}
 
 /* Asked once after open. */
 struct kvc_tier_caps {

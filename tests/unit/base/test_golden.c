@@ -132,7 +132,7 @@ static void test_golden_record__written_today__same_bytes(void **context)
 
 	(void)context;
 	golden_record(ours);
-	assert_int_equal(read_file(GOLDEN "record-v1.bin", golden, sizeof(golden)), 4096);
+	assert_int_equal(read_file(GOLDEN "record-v2.bin", golden, sizeof(golden)), 4096);
 	assert_memory_equal(ours, golden, 4096);
 }
 
@@ -144,7 +144,7 @@ static void test_golden_record__read_today__parses_and_verifies(void **context)
 	struct kvci_block_id id = golden_id();
 
 	(void)context;
-	assert_int_equal(read_file(GOLDEN "record-v1.bin", golden, sizeof(golden)), 4096);
+	assert_int_equal(read_file(GOLDEN "record-v2.bin", golden, sizeof(golden)), 4096);
 	assert_int_equal(kvci_record_parse(golden, sizeof(golden), &header, &sections), KVC_OK);
 	assert_int_equal(kvci_record_verify(golden, header, sections, NULL), KVC_OK);
 	assert_int_equal(kvci_record_is(header, &id, 7), KVC_OK);
@@ -153,10 +153,21 @@ static void test_golden_record__read_today__parses_and_verifies(void **context)
 	assert_int_equal(sections[2].raw_bytes, 200);
 }
 
+static void test_golden_record__of_version_1__refused(void **context)
+{
+	_Alignas(64) uint8_t golden[4096];
+	const struct kvci_record_header *header;
+	const struct kvci_section_entry *sections;
+
+	(void)context;
+	assert_int_equal(read_file(GOLDEN "record-v1.bin", golden, sizeof(golden)), 4096);
+	assert_int_equal(kvci_record_parse(golden, sizeof(golden), &header, &sections), KVC_CORRUPT);
+}
+
 static void test_golden_ids__computed_today__same_text(void **context)
 {
 	static char ours[TEXT_MAX], golden[TEXT_MAX];
-	size_t used = golden_text(ours), got = read_file(GOLDEN "ids-v1.txt", golden, TEXT_MAX - 1);
+	size_t used = golden_text(ours), got = read_file(GOLDEN "ids-v2.txt", golden, TEXT_MAX - 1);
 
 	(void)context;
 	assert_true(got > 0);
@@ -245,8 +256,8 @@ static int write_all(void)
 	golden_record(record);
 	if (kvci_space_serialize(&space, &image, &length) != KVC_OK)
 		return 1;
-	bad = write_file(GOLDEN "record-v1.bin", record, sizeof(record)) ||
-	      write_file(GOLDEN "ids-v1.txt", text, golden_text(text)) || write_file(GOLDEN "space-v1.bin", image, length);
+	bad = write_file(GOLDEN "record-v2.bin", record, sizeof(record)) ||
+	      write_file(GOLDEN "ids-v2.txt", text, golden_text(text)) || write_file(GOLDEN "space-v1.bin", image, length);
 	kvci_free(image);
 	return bad;
 }
@@ -256,6 +267,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_golden_record__written_today__same_bytes),
 		cmocka_unit_test(test_golden_record__read_today__parses_and_verifies),
+		cmocka_unit_test(test_golden_record__of_version_1__refused),
 		cmocka_unit_test(test_golden_ids__computed_today__same_text),
 		cmocka_unit_test(test_golden_space__serialized_today__same_bytes),
 		cmocka_unit_test(test_format_doc__tables__say_what_the_code_does),

@@ -93,7 +93,8 @@ static void test_record__written__parses_verifies_and_says_who_it_is(void **cont
 		assert_int_equal(header->form_id, kvc_form_id(&sample.form));
 		assert_int_equal(header->record_bytes, sample.sizes.record_bytes);
 		assert_int_equal(kvci_record_checksum(sample.record), sample.checksum);
-		assert_int_equal(header->header_checksum, sample.checksum);
+		assert_int_equal(header->header_checksum, kvci_record_header_checksum(sample.record));
+		assert_true(kvci_record_is_image(header, sections, &sample.sizes));
 		assert_int_equal(kvci_record_is(header, &sample.meta.id, 3), KVC_OK);
 		/* The head alone is enough to parse. */
 		if (sample.sizes.record_bytes > KVCI_RECORD_HEAD_BYTES_MAX)
@@ -180,13 +181,13 @@ static void test_record__sections_swapped__refused(void **context)
 	/* The bytes with their entry, from the other record; the head sealed anew as an attacker could. */
 	memcpy(section_a, section_b, a.sizes.section_bytes);
 	table_a[0] = table_b[0];
-	header->header_checksum = kvci_record_checksum(a.record);
+	header->header_checksum = kvci_record_header_checksum(a.record);
 	assert_int_equal(sample_check(a.record, a.sizes.record_bytes), KVC_CORRUPT);
 	/* Two sections of one record. */
 	table_b[0].raw_checksum = table_b[0].stored_checksum = table_b[1].raw_checksum;
 	memcpy(section_b, section_b + b.sizes.section_stride_bytes, b.sizes.section_bytes);
 	header = (struct kvci_record_header *)(void *)b.record;
-	header->header_checksum = kvci_record_checksum(b.record);
+	header->header_checksum = kvci_record_header_checksum(b.record);
 	assert_int_equal(sample_check(b.record, b.sizes.record_bytes), KVC_CORRUPT);
 	assert_int_equal(entry.offset_64, table_a[0].offset_64);
 	kvci_free(a.record);
@@ -220,7 +221,7 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 		size_t offset, bytes;
 		uint64_t value;
 	} lies[] = {
-		HEADER(magic, 0), HEADER(version, 0), HEADER(version, 2), HEADER(flags, 8), HEADER(flags, 0x8000),
+		HEADER(magic, 0), HEADER(version, 0), HEADER(version, 1), HEADER(version, 3), HEADER(flags, 8), HEADER(flags, 0x8000),
 		HEADER(record_bytes, 0), HEADER(record_bytes, 20865), HEADER(record_bytes, 20480),
 		HEADER(record_bytes, UINT64_MAX - 4095), HEADER(record_bytes, UINT64_C(1) << 40),
 		HEADER(shard_count, 0), HEADER(shard_count, 1), HEADER(shard_index, 2),
@@ -244,7 +245,7 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 	memcpy(saved, sample.record, 4096);
 	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
 		memcpy(sample.record + lies[i].offset, &lies[i].value, lies[i].bytes);
-		header->header_checksum = kvci_record_checksum(sample.record);
+		header->header_checksum = kvci_record_header_checksum(sample.record);
 		if (kvci_record_parse(sample.record, bytes, &ret_header, &sections) != KVC_CORRUPT)
 			fail_msg("%s = %llu passed", lies[i].name, (unsigned long long)lies[i].value);
 		memcpy(sample.record, saved, 4096);
@@ -257,7 +258,7 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 	}
 	memcpy(sample.record, saved, 4096);
 	header->reserved1[31] = 1;
-	header->header_checksum = kvci_record_checksum(sample.record);
+	header->header_checksum = kvci_record_header_checksum(sample.record);
 	assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_CORRUPT);
 	memcpy(sample.record, saved, 4096);
 	for (uint32_t i = 0; i < 4; i++) { /* coded sections that would unpack to 2^30 bytes in all, then to one more */
@@ -266,10 +267,10 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 		entry->codec_k = entry->codec_v = 1;
 		entry->raw_bytes = 1 << 28;
 	}
-	header->header_checksum = kvci_record_checksum(sample.record);
+	header->header_checksum = kvci_record_header_checksum(sample.record);
 	assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_OK);
 	((struct kvci_section_entry *)(void *)(sample.record + 256))->raw_bytes++;
-	header->header_checksum = kvci_record_checksum(sample.record);
+	header->header_checksum = kvci_record_header_checksum(sample.record);
 	assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_CORRUPT);
 	memcpy(sample.record, saved, 4096);
 	assert_int_equal(sample_check(sample.record, sample.sizes.record_bytes), KVC_OK);
@@ -294,10 +295,69 @@ static void test_record_parse__coded_sections__accepted(void **context)
 		                                         kvci_section_seed(kvci_block_seed(id), i));
 	}
 	header->record_bytes = 4096;
-	header->header_checksum = kvci_record_checksum(sample.record);
+	header->header_checksum = kvci_record_header_checksum(sample.record);
 	assert_int_equal(sample_check(sample.record, 4096), KVC_OK);
 	sample.record[6 * 64 + 99] ^= 1;
 	assert_int_equal(sample_check(sample.record, 4096), KVC_CORRUPT);
+	kvci_free(sample.record);
+}
+
+/* The content seal names what is held: it does not change with the packing, and changes with all else that is sealed. */
+static void test_record_checksum__packed_otherwise__same_seal(void **context)
+{
+	struct sample sample = sample_make(70, 64, 0x11);
+	struct kvci_record_header *header = (struct kvci_record_header *)(void *)sample.record;
+	struct kvci_section_entry *table = (struct kvci_section_entry *)(void *)(sample.record + 256);
+	size_t head_bytes = 256 + 70 * sizeof(*table);
+	uint64_t own = header->header_checksum;
+
+	(void)context;
+	assert_int_not_equal(own, sample.checksum);
+	for (size_t at = 0; at < head_bytes; at++) {
+		size_t in_entry = (at - 256) % 32;
+		bool flag = at == offsetof(struct kvci_record_header, flags);
+		bool packing = at < 256 ? (at >= 8 && at < 16) || (at >= 144 && at < 152) || at >= KVCI_RECORD_SEALED_BYTES
+		                        : (in_entry >= 8 && in_entry < 16) || in_entry >= 20;
+
+		for (int bit = 0; bit < 8; bit++) {
+			if (at >= 124 && at < 128)
+				continue; /* section_count says how far it reads */
+			sample.record[at] ^= (uint8_t)(1 << bit);
+			assert_int_equal(kvci_record_checksum(sample.record) == sample.checksum,
+			                 packing || (flag && 1 << bit == KVCI_RECORD_LOSSY));
+			assert_int_equal(kvci_record_header_checksum(sample.record) == own,
+			                 at < 256 && at >= KVCI_RECORD_SEALED_BYTES);
+			sample.record[at] ^= (uint8_t)(1 << bit);
+		}
+	}
+	kvci_free(sample.record);
+}
+
+/* A table that is whole and sealed, and leads elsewhere: what the owner of a slab could write. */
+static void test_record_is_image__table_that_leads_elsewhere__refused(void **context)
+{
+	struct sample sample = sample_make(4, 64, 0x11); /* 512 bytes a section */
+	struct kvci_record_header *header = (struct kvci_record_header *)(void *)sample.record;
+	struct kvci_section_entry *table = (struct kvci_section_entry *)(void *)(sample.record + 256);
+	const struct kvci_record_header *parsed;
+	const struct kvci_section_entry *sections;
+	struct kvc_form_sizes other = sample.sizes;
+
+	(void)context;
+	assert_int_equal(kvci_record_parse(sample.record, sample.sizes.record_bytes, &parsed, &sections), KVC_OK);
+	assert_true(kvci_record_is_image(parsed, sections, &sample.sizes));
+	other.record_bytes += 4096;
+	assert_false(kvci_record_is_image(parsed, sections, &other));
+	table[3].offset_64++;
+	header->header_checksum = kvci_record_header_checksum(sample.record);
+	assert_int_equal(kvci_record_parse(sample.record, sample.sizes.record_bytes, &parsed, &sections), KVC_OK);
+	assert_int_equal(kvci_record_checksum(sample.record), sample.checksum);
+	assert_false(kvci_record_is_image(parsed, sections, &sample.sizes));
+	table[3].offset_64--;
+	table[2].codec_v = 1;
+	assert_false(kvci_record_is_image(parsed, sections, &sample.sizes));
+	table[2].codec_v = 0;
+	assert_true(kvci_record_is_image(parsed, sections, &sample.sizes));
 	kvci_free(sample.record);
 }
 
@@ -328,6 +388,8 @@ int main(void)
 		cmocka_unit_test(test_record_verify__damaged_section__named),
 		cmocka_unit_test(test_record_parse__lies_under_a_right_checksum__refused),
 		cmocka_unit_test(test_record_parse__coded_sections__accepted),
+		cmocka_unit_test(test_record_checksum__packed_otherwise__same_seal),
+		cmocka_unit_test(test_record_is_image__table_that_leads_elsewhere__refused),
 		cmocka_unit_test(test_block_seed__each_part_of_the_id__counts),
 	};
 

@@ -23,6 +23,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/log.h"
 #include "tests/unit/sweep.h"
 #include "tests/unit/tiers/disk_rig.h"
@@ -180,6 +181,35 @@ static void test_open__auto_sizes__fit_the_disk(void **state)
 	disk_store_close(store);
 	store->capacity = "16MiB"; /* the least that the config takes */
 	disk_store_open(store);
+}
+
+/* Records of another version of the format are misses, and their segments are written anew. */
+static void test_open__segments_of_an_older_format__clean_misses(void **state)
+{
+	struct kvc_tier_entry entries[40], again;
+	struct kvci_disk_header header;
+
+	disk_store_open(store);
+	for (uint64_t i = 0; i < 40; i++)
+		assert_int_equal(rig_store(&store->rig, i, 30, &entries[i]), KVC_OK);
+	assert_int_equal(rig_flush(&store->rig), KVC_OK);
+	disk_store_close(store);
+	for (uint32_t segment = 0; segment <= entries[39].place.segment; segment++) {
+		disk_store_header(store, segment, &header);
+		header.version = 1;
+		header.checksum = kvci_checksum(&header, offsetof(struct kvci_disk_header, checksum), 0);
+		disk_store_poke(store, segment, 0, &header, sizeof(header));
+		disk_store_poke(store, segment, KVCI_DISK_HEADER_COPY_BYTES, &header, sizeof(header));
+	}
+	disk_store_open(store);
+	assert_int_equal(store->rig.index_delivered, 0);
+	for (uint64_t i = 0; i < 40; i++)
+		assert_int_equal(rig_load(&store->rig, i, &entries[i]), KVC_MISS);
+	assert_int_equal(rig_store(&store->rig, 1, 30, &again), KVC_OK);
+	assert_int_equal(rig_load(&store->rig, 1, &again), KVC_OK);
+	disk_store_close(store);
+	disk_store_open(store);
+	assert_int_equal(store->rig.index_delivered, 1);
 }
 
 static void test_write__larger_than_a_segment__too_big(void **state)
@@ -573,6 +603,7 @@ int main(int argc, char **argv)
 		CASE(test_open__auto_sizes__fit_the_disk),
 		CASE(test_open__no_room_for_a_segment__disk_full),
 		CASE(test_open__limit_on_file_sizes__disk_full),
+		CASE(test_open__segments_of_an_older_format__clean_misses),
 		CASE(test_write__larger_than_a_segment__too_big),
 		CASE(test_write__header_that_is_not_the_entrys__refused),
 		CASE(test_write__disk_smaller_than_the_capacity__fewer_segments),

@@ -150,9 +150,7 @@ static void fault_count(struct fault_tier *tier, uint32_t op)
 
 static uint64_t fault_length_bytes(const struct kvc_tier_request *request)
 {
-	uint32_t pages = request->op == KVC_TIER_READ ? request->entry.place.length_4k : request->entry.raw_length_4k;
-
-	return (uint64_t)pages * KVCI_RECORD_ALIGN_BYTES;
+	return (uint64_t)kvc_tier_request_pages(request) * KVCI_RECORD_ALIGN_BYTES;
 }
 
 /* First byte behind the section table of the record in `buffer`, which may be damaged already. */
