@@ -169,7 +169,8 @@ static void write_settle(struct kvci_cache *cache, uint32_t number, const struct
 	kvci_cache_count(cache, KVCI_STAT_DISK_WRITE_BYTES, (uint64_t)entry->place.length_4k << KVCI_PAGE_SHIFT);
 	kvci_circuit_close(cache, &cache->disk.write_circuit, "write");
 	if ((block->flags & KVCI_BLOCK_DEAD) != 0) {
-		if (block->flags >> KVCI_BLOCK_CAUSE_SHIFT == KVCI_MISS_DROPPED)
+		/* What we do not know we could not drop later; of an old epoch it is nobody's anyway. */
+		if (block->flags >> KVCI_BLOCK_CAUSE_SHIFT != KVCI_MISS_EPOCH)
 			kvci_tier_drop(cache->disk.tier, entry);
 		return;
 	}

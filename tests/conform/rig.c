@@ -170,16 +170,23 @@ static uint64_t rig_random(uint64_t *state)
 	return z ^ (z >> 31);
 }
 
-void rig_record(void *buffer, uint64_t seed, uint32_t pages, struct kvc_tier_entry *ret_entry)
+struct kvc_form rig_form(uint32_t pages)
 {
 	/* Two layers fill one page less headers; 32 layers larger records. */
 	uint32_t layers = pages < 16 ? 2 : 32;
 	uint64_t room = (uint64_t)pages * 4096 - sizeof(struct kvci_record_header) - layers * sizeof(struct kvci_section_entry);
-	struct kvc_form form = {
-		.struct_bytes = sizeof(form), .layer_count = layers, .block_tokens = 16, .engine_block_tokens = 16, .kv_heads = 1,
+
+	return (struct kvc_form){
+		.struct_bytes = sizeof(struct kvc_form), .layer_count = layers, .block_tokens = 16, .engine_block_tokens = 16, .kv_heads = 1,
 		.head_dim_k = (uint32_t)(room / layers / 64 * 64 / 16), .dtype = KVC_DTYPE_OPAQUE8, .arrangement = KVC_KV_LATENT,
 		.group_rule = KVC_GROUP_FULL, .shard_count = 1,
 	};
+}
+
+void rig_record(void *buffer, uint64_t seed, uint32_t pages, struct kvc_tier_entry *ret_entry)
+{
+	struct kvc_form form = rig_form(pages);
+	uint32_t layers = form.layer_count;
 	struct kvc_form_sizes sizes;
 	struct kvci_record_meta meta = {.epoch = 3, .position_tokens = seed * 16, .token_count = 16, .shard_count = 1};
 	uint64_t checksums[32], state = seed ^ UINT64_C(0x5eed), block_seed;
@@ -286,6 +293,15 @@ kvc_status_t rig_read(struct rig *rig, void *buffer, const struct kvc_tier_entry
 	struct rig_call call = {.request = {.op = KVC_TIER_READ, .flags = flags, .entry = *entry, .buffer = buffer}};
 
 	return rig_call(rig, &call);
+}
+
+kvc_status_t rig_read_entry(struct rig *rig, void *buffer, struct kvc_tier_entry *entry, uint32_t flags)
+{
+	struct rig_call call = {.request = {.op = KVC_TIER_READ, .flags = flags, .entry = *entry, .buffer = buffer}};
+	kvc_status_t status = rig_call(rig, &call);
+
+	*entry = call.request.entry;
+	return status;
 }
 
 kvc_status_t rig_flush(struct rig *rig)

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <kvcask/form.h>
 #include <kvcask/plugin/tier.h>
 
 /* A growing list of entries. */
@@ -46,6 +47,8 @@ const struct kvc_tier_entry *rig_find(const struct rig_list *list, const struct 
 
 /* An aligned buffer; kvci_free. */
 void *rig_buffer(uint64_t bytes);
+/* The form of a record of so many pages. */
+struct kvc_form rig_form(uint32_t pages);
 /* Fills `buffer` with the record number `seed` of exactly `pages` pages (at least 1) and describes it. Equal arguments: equal bytes. */
 void rig_record(void *buffer, uint64_t seed, uint32_t pages, struct kvc_tier_entry *ret_entry);
 /* Is `buffer` that record? (The seal, and what lies behind the sections, do not count.) */
@@ -54,6 +57,8 @@ bool rig_record_is(const void *buffer, uint64_t seed, uint32_t pages);
 /* One request, waited for; BUSY is tried again. entry->place is set by write. */
 kvc_status_t rig_write(struct rig *rig, void *buffer, struct kvc_tier_entry *entry);
 kvc_status_t rig_read(struct rig *rig, void *buffer, const struct kvc_tier_entry *entry, uint32_t flags);
+/* The same; the entry is what came with the answer. */
+kvc_status_t rig_read_entry(struct rig *rig, void *buffer, struct kvc_tier_entry *entry, uint32_t flags);
 kvc_status_t rig_flush(struct rig *rig);
 /* Writes record `seed`; its entry is returned. */
 kvc_status_t rig_store(struct rig *rig, uint64_t seed, uint32_t pages, struct kvc_tier_entry *ret_entry);

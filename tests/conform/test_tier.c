@@ -2,7 +2,7 @@
  *
  * The conformance suite of tiers: what include/kvcask/plugin/tier.h promises, run unchanged over every tier and filter.
  *
- *     test_tier NAME        null, disk-threads, disk-uring, fault, delay
+ *     test_tier NAME        null, disk-threads, disk-uring, fault, delay, coded-threads, coded-uring
  *
  * A tier that keeps nothing says so by caps.capacity_bytes = 0: its reads then have to miss. One more tier: a line in `subjects`.
  */
@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/record.h"
 #include "tests/conform/rig.h"
+#include "tiers/coded/coded.h"
 #include "tiers/disk/disk.h"
 #include "tiers/filter/filter.h"
 #include "tiers/null/null.h"
@@ -30,17 +31,29 @@ struct subject {
 	const struct kvc_tier_ops *ops;
 	const char *io;     /* of the disk tier */
 	const char *filter; /* text of the filters around it; NULL: none */
+	bool coded;         /* the coded tier on top, as the daemon has it */
 };
 
 static const struct subject subjects[] = {
-	{"null", &kvc_tier_null_ops, NULL, NULL},
-	{"disk-threads", &kvc_tier_disk_ops, "threads", NULL},
-	{"disk-uring", &kvc_tier_disk_ops, "uring", NULL},
-	{"fault", &kvc_tier_disk_ops, "threads", ""},
-	{"delay", &kvc_tier_disk_ops, "threads", "any:delay=1ms,every=3"},
+	{"null", &kvc_tier_null_ops, NULL, NULL, false},
+	{"disk-threads", &kvc_tier_disk_ops, "threads", NULL, false},
+	{"disk-uring", &kvc_tier_disk_ops, "uring", NULL, false},
+	{"fault", &kvc_tier_disk_ops, "threads", "", false},
+	{"delay", &kvc_tier_disk_ops, "threads", "any:delay=1ms,every=3", false},
+	{"coded-threads", &kvc_tier_disk_ops, "threads", "", true},
+	{"coded-uring", &kvc_tier_disk_ops, "uring", "", true},
 };
 static const struct subject *subject;
 static const char *folder;
+
+/* The suite's records are of bytes, which split leaves alone. */
+static void subject_describe(void *context, const struct kvc_tier_entry *entry, bool write, struct kvci_coded_target *ret_target)
+{
+	struct kvc_form form = rig_form(entry->raw_length_4k);
+
+	if (kvc_form_id(&form) == entry->form_id)
+		ret_target->form = form;
+}
 
 static struct kvc_tier *subject_open(const char *capacity, const char *segment)
 {
@@ -48,7 +61,8 @@ static struct kvc_tier *subject_open(const char *capacity, const char *segment)
 		{"folder", folder}, {"capacity", capacity}, {"segment", segment}, {"io", subject->io != NULL ? subject->io : "auto"},
 		{"queue_depth", "8"}, {NULL, NULL},
 	};
-	struct kvc_tier *tier, *filter;
+	struct kvci_coded_env env = {.mode = KVCI_CODED_AUTO, .describe = subject_describe};
+	struct kvc_tier *tier, *filter, *coded;
 	char *error = NULL;
 
 	if (kvci_tier_open(subject->ops, options, &tier, &error) != KVC_OK)
@@ -57,7 +71,10 @@ static struct kvc_tier *subject_open(const char *capacity, const char *segment)
 		return tier;
 	if (kvci_filter_wrap(tier, subject->filter, &filter, &error) != KVC_OK)
 		fail_msg("wrap: %s", error);
-	return filter;
+	if (!subject->coded)
+		return filter;
+	assert_int_equal(kvci_coded_wrap(filter, &env, &coded), KVC_OK);
+	return coded;
 }
 
 static int setup(void **state)

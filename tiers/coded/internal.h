@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the coded tier share.
+ *
+ *   coded.c   the table: submit, poll, close; jobs     nodes.c  nodes, queues, buffers
+ *   pack.c    records to coded ones and back           choose.c what auto chooses, and why
+ */
+#ifndef KVCI_CODED_INTERNAL_H
+#define KVCI_CODED_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/record.h"
+#include "base/workers.h"
+#include "tiers/coded/coded.h"
+#include "tiers/coded/pack.h"
+
+enum {
+	CODED_THREADS_MAX = 8,
+	CODED_BUFFERS_MAX = 32, /* I/O buffers in use at a time */
+	CODED_WAIT_MAX = 256,   /* requests that wait for a buffer, or for a thread to encode them */
+	CODED_KEEP_BYTES = 16 << 20, /* larger buffers are not kept for the next one */
+};
+
+/* ---- choose.c ---- */
+
+/* What auto decides by. Owner thread. */
+struct coded_choice {
+	enum kvci_coded_mode mode;
+	bool split; /* at present */
+	unsigned thread_count;
+	/* Bytes a second; 0: not known. Raw bytes for codecs. */
+	double read_rate, write_rate, encode_rate, decode_rate;
+	double stored_share; /* stored over raw */
+	/* The device is busy with reads (and writes): since when, and what came. */
+	uint32_t in_flight[2];
+	uint64_t busy_since_ns[2], busy_bytes[2];
+};
+
+void coded_choice_init(struct coded_choice *choice, enum kvci_coded_mode mode, unsigned thread_count);
+/* A request of the device begins and ends. */
+void coded_choice_begin(struct coded_choice *choice, bool write, uint64_t now_ns);
+void coded_choice_end(struct coded_choice *choice, bool write, uint64_t bytes, bool worked, uint64_t now_ns);
+/* Threads coded or decoded raw_bytes in ns. */
+void coded_choice_encoded(struct coded_choice *choice, uint64_t raw_bytes, uint64_t stored_bytes, uint64_t ns);
+void coded_choice_decoded(struct coded_choice *choice, uint64_t raw_bytes, uint64_t ns);
+/* Decides anew. True: it changed. */
+bool coded_choice_decide(struct coded_choice *choice);
+double coded_choice_device(const struct coded_choice *choice);
+/* The numbers behind it, one line. */
+void coded_choice_why(const struct coded_choice *choice, char *text, size_t room);
+/* Codes and decodes a little on this thread, so that speeds are known before there is work. */
+void coded_choice_try(uint64_t *ret_raw_bytes, uint64_t *ret_encode_ns, uint64_t *ret_decode_ns);
+
+/* ---- the tier, and requests in it ---- */
+
+struct coded_tier;
+
+struct coded_job {
+	struct kvci_job job; /* first */
+	struct coded_node *node;
+};
+
+struct coded_node {
+	struct kvc_tier_request request; /* what the tier below sees */
+	struct kvc_tier_request *outer;
+	struct coded_tier *tier;
+	struct coded_node *next;
+	struct kvci_job tell; /* ends the request from the mailbox, with tell_status */
+	kvc_status_t tell_status;
+	void *buffer; /* NULL: it passes, or waits */
+	size_t buffer_bytes;
+	struct kvci_pack pack;
+	size_t coded_bytes;
+	bool lossy;
+	/* decode */
+	const struct kvci_record_header *header;
+	const struct kvci_section_entry *sections;
+	uint64_t *checksums;
+	uint32_t checksum_room;
+	uint64_t seal;
+	atomic_uint section, running;
+	_Atomic int status;
+	_Atomic uint64_t ns; /* of its jobs */
+	uint32_t jobs_left;
+	struct coded_job jobs[CODED_THREADS_MAX];
+};
+
+struct coded_queue {
+	struct coded_node *first, **last;
+	uint32_t count;
+};
+
+struct coded_buffer {
+	struct coded_buffer *next;
+	size_t bytes;
+};
+
+struct coded_tier {
+	struct kvc_tier tier; /* first */
+	struct kvc_tier *below;
+	void (*below_done)(struct kvc_tier_request *request, kvc_status_t status); /* of nodes */
+	struct kvci_coded_env env;
+	struct kvci_coded_figures figures;
+	struct coded_choice choice;
+	struct kvci_workers *workers;
+	struct kvci_mailbox *mailbox;
+	int epoll_fd, timer_fd;
+	bool closing, retry_armed;
+	struct coded_node *idle;
+	struct coded_queue reads, writes, coded; /* reads and writes that wait; coded ones to be written */
+	uint32_t encoding, buffers_used, write_buffers;
+	uint32_t jobs_out; /* given to workers, not back yet */
+	struct coded_buffer *buffers; /* to be used again */
+	uint32_t buffers_kept;
+	pthread_mutex_t scratch_lock;
+	struct kvci_pack_scratch scratches[CODED_THREADS_MAX];
+	bool scratch_used[CODED_THREADS_MAX];
+	struct kvci_job try_job;
+	uint64_t try_bytes, try_encode_ns, try_decode_ns;
+};
+
+/* ---- nodes.c ---- */
+
+void coded_queue_init(struct coded_queue *queue);
+void coded_queue_put(struct coded_queue *queue, struct coded_node *node);
+struct coded_node *coded_queue_take(struct coded_queue *queue);
+/* A node with a copy of the request; NULL: no memory. */
+struct coded_node *coded_node_get(struct coded_tier *tier, struct kvc_tier_request *outer);
+/* NULL: none may be used at present, or there is no memory. *ret_bytes: how large it is. */
+void *coded_buffer_get(struct coded_tier *tier, size_t bytes, size_t *ret_bytes);
+/* Gives its buffer back. */
+void coded_node_release(struct coded_node *node);
+void coded_node_put(struct coded_node *node);
+/* Inside poll or close. */
+void coded_node_end(struct coded_node *node, kvc_status_t status);
+/* From anywhere: it ends in the next poll. */
+void coded_node_tell(struct coded_node *node, kvc_status_t status);
+/* On a worker: which of tier->scratches. */
+unsigned coded_scratch_take(struct coded_tier *tier);
+void coded_scratch_give(struct coded_tier *tier, unsigned i);
+
+#endif
