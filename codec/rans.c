@@ -158,19 +158,24 @@ kvc_status_t kvci_rans_table_read(const uint8_t **bytes, const uint8_t *end, uin
 	return total == KVCI_RANS_TOTAL ? KVC_OK : KVC_CORRUPT;
 }
 
-void kvci_rans_encoder_set(struct kvci_rans_encoder *encoder, uint32_t class, const uint16_t frequencies[256])
+void kvci_rans_encoder_entries(const uint16_t frequencies[256], uint32_t *ret_entries)
 {
-	uint32_t *entries = encoder->entries + (size_t)class * 256, first = 0;
+	uint32_t first = 0;
 
 	for (uint32_t symbol = 0; symbol < 256; symbol++) {
-		entries[symbol] = frequencies[symbol] | first << 16;
+		ret_entries[symbol] = frequencies[symbol] | first << 16;
 		first += frequencies[symbol];
 	}
 }
 
-void kvci_rans_decoder_set(struct kvci_rans_decoder *decoder, uint32_t class, const uint16_t frequencies[256])
+void kvci_rans_encoder_set(struct kvci_rans_encoder *encoder, uint32_t class, const uint16_t frequencies[256])
 {
-	uint32_t *restrict entries = decoder->entries + (size_t)class * KVCI_RANS_TOTAL;
+	kvci_rans_encoder_entries(frequencies, encoder->entries + (size_t)class * 256);
+}
+
+void kvci_rans_decoder_entries(const uint16_t frequencies[256], uint32_t *ret_entries)
+{
+	uint32_t *restrict entries = ret_entries;
 
 	for (uint32_t symbol = 0; symbol < 256; symbol++) {
 		uint32_t frequency = frequencies[symbol], first = frequency | symbol << 24;
@@ -179,6 +184,11 @@ void kvci_rans_decoder_set(struct kvci_rans_decoder *decoder, uint32_t class, co
 			entries[place] = first + (place << 12);
 		entries += frequency;
 	}
+}
+
+void kvci_rans_decoder_set(struct kvci_rans_decoder *decoder, uint32_t class, const uint16_t frequencies[256])
+{
+	kvci_rans_decoder_entries(frequencies, decoder->entries + (size_t)class * KVCI_RANS_TOTAL);
 }
 
 /* ---- streams -------------------------------------------------------------------------------------------------------- */
@@ -208,6 +218,12 @@ static void rans_walk_to(struct rans_walk *walk, const struct kvci_rans_map *map
 uint8_t *kvci_rans_encode(const struct kvci_rans_encoder *encoder, const struct kvci_rans_map *map, const uint8_t *symbols,
                           size_t count, uint8_t *begin, uint8_t *end, uint32_t ret_states[KVCI_RANS_STATES])
 {
+	return kvci_rans_encode_wide(encoder->entries, map, symbols, count, begin, end, ret_states);
+}
+
+uint8_t *kvci_rans_encode_wide(const uint32_t *entries, const struct kvci_rans_map *map, const uint8_t *symbols, size_t count, uint8_t *begin,
+                               uint8_t *end, uint32_t ret_states[KVCI_RANS_STATES])
+{
 	size_t rounds = count / KVCI_RANS_STATES;
 	struct rans_walk walk;
 
@@ -216,7 +232,7 @@ uint8_t *kvci_rans_encode(const struct kvci_rans_encoder *encoder, const struct 
 	if (end - begin < RANS_ROUND_BYTES)
 		return NULL;
 	for (size_t index = count; index > rounds * KVCI_RANS_STATES; index--) {
-		uint32_t entry = encoder->entries[rans_class_at(map, index - 1) >> (KVCI_RANS_BITS - 8) | symbols[index - 1]];
+		uint32_t entry = entries[rans_class_at(map, index - 1) >> (KVCI_RANS_BITS - 8) | symbols[index - 1]];
 		uint32_t *state = ret_states + (index - 1) % KVCI_RANS_STATES;
 
 		if (rans_is_full(*state, entry & 0xffff)) {
@@ -227,7 +243,7 @@ uint8_t *kvci_rans_encode(const struct kvci_rans_encoder *encoder, const struct 
 		*state = rans_step_back(entry, *state);
 	}
 	rans_walk_to(&walk, map, rounds * KVCI_RANS_STATES);
-	return rans_kernel()->encode(encoder->entries, &walk, ret_states, symbols, rounds, begin, end);
+	return rans_kernel()->encode(entries, &walk, ret_states, symbols, rounds, begin, end);
 }
 
 void kvci_rans_states_write(const uint32_t states[KVCI_RANS_STATES], uint8_t *out)
@@ -241,6 +257,12 @@ void kvci_rans_states_write(const uint32_t states[KVCI_RANS_STATES], uint8_t *ou
 kvc_status_t kvci_rans_read_begin(struct kvci_rans_reader *reader, const struct kvci_rans_decoder *decoder,
                                   const struct kvci_rans_map *map, const uint8_t *bytes, const uint8_t *end)
 {
+	return kvci_rans_read_begin_wide(reader, decoder->entries, map, bytes, end);
+}
+
+kvc_status_t kvci_rans_read_begin_wide(struct kvci_rans_reader *reader, const uint32_t *entries, const struct kvci_rans_map *map,
+                                       const uint8_t *bytes, const uint8_t *end)
+{
 	if (end - bytes < KVCI_RANS_STATES_BYTES)
 		return KVC_CORRUPT;
 	for (uint32_t i = 0; i < KVCI_RANS_STATES; i++, bytes += 4) {
@@ -248,7 +270,7 @@ kvc_status_t kvci_rans_read_begin(struct kvci_rans_reader *reader, const struct 
 		if (reader->states[i] < KVCI_RANS_STATE_MIN || reader->states[i] >> 31 != 0)
 			return KVC_CORRUPT;
 	}
-	reader->decoder = decoder;
+	reader->entries = entries;
 	reader->map = map;
 	reader->words = bytes;
 	reader->end = end;
@@ -266,7 +288,7 @@ static kvc_status_t rans_read_last(struct kvci_rans_reader *reader, uint8_t *sym
 
 	memcpy(copy, reader->words, left); /* less than RANS_ROUND_BYTES */
 	rans_walk_to(&walk, reader->map, reader->index);
-	done = rans_kernel()->decode(reader->decoder->entries, &walk, reader->states, &at, copy + left + RANS_ROUND_BYTES, symbols, rounds);
+	done = rans_kernel()->decode(reader->entries, &walk, reader->states, &at, copy + left + RANS_ROUND_BYTES, symbols, rounds);
 	if (done != rounds || at > copy + left)
 		return KVC_CORRUPT;
 	reader->words += at - copy;
@@ -279,7 +301,7 @@ static kvc_status_t rans_read_rest(struct kvci_rans_reader *reader, uint8_t *sym
 	for (size_t i = 0; i < count; i++) {
 		uint32_t *state = reader->states + i;
 		uint32_t class = rans_class_at(reader->map, reader->index + i);
-		uint32_t entry = reader->decoder->entries[class | (*state & (KVCI_RANS_TOTAL - 1))];
+		uint32_t entry = reader->entries[class | (*state & (KVCI_RANS_TOTAL - 1))];
 
 		symbols[i] = (uint8_t)(entry >> 24);
 		*state = rans_step(entry, *state);
@@ -300,7 +322,7 @@ kvc_status_t kvci_rans_read(struct kvci_rans_reader *reader, uint8_t *symbols, s
 	struct rans_walk walk;
 
 	rans_walk_to(&walk, reader->map, reader->index);
-	done = rans_kernel()->decode(reader->decoder->entries, &walk, reader->states, &reader->words, reader->end, symbols, rounds);
+	done = rans_kernel()->decode(reader->entries, &walk, reader->states, &reader->words, reader->end, symbols, rounds);
 	reader->index += done * KVCI_RANS_STATES;
 	if (done < rounds)
 		status = rans_read_last(reader, symbols + done * KVCI_RANS_STATES, rounds - done);

@@ -21,6 +21,7 @@ enum {
 	KVCI_RANS_BITS = 11,
 	KVCI_RANS_TOTAL = 1 << KVCI_RANS_BITS,
 	KVCI_RANS_CLASSES_MAX = 4,
+	KVCI_RANS_WIDE_MAX = 32, /* of tables with entries of the caller's own */
 	KVCI_RANS_GROUP = 16, /* symbols; rows of a map are so many, or a multiple */
 	KVCI_RANS_STATE_MIN = 1 << 15,
 	KVCI_RANS_STATES_BYTES = 4 * KVCI_RANS_STATES,
@@ -54,16 +55,22 @@ kvc_status_t kvci_rans_table_read(const uint8_t **bytes, const uint8_t *end, uin
 void kvci_rans_encoder_set(struct kvci_rans_encoder *encoder, uint32_t class, const uint16_t frequencies[256]);
 void kvci_rans_decoder_set(struct kvci_rans_decoder *decoder, uint32_t class, const uint16_t frequencies[256]);
 
+/* The same into entries of the caller's own, for more than KVCI_RANS_CLASSES_MAX classes: 256 and KVCI_RANS_TOTAL of them a class. */
+void kvci_rans_encoder_entries(const uint16_t frequencies[256], uint32_t *ret_entries);
+void kvci_rans_decoder_entries(const uint16_t frequencies[256], uint32_t *ret_entries);
+
 /* Writes the words backwards from `end`, not below `begin`; returns where they begin, or NULL when there is no room (128 bytes more than are used
  * are always enough). The states go before them when stored (kvci_rans_states_write). Each symbol has a frequency in its class. */
 uint8_t *kvci_rans_encode(const struct kvci_rans_encoder *encoder, const struct kvci_rans_map *map, const uint8_t *symbols,
                           size_t count, uint8_t *begin, uint8_t *end, uint32_t ret_states[KVCI_RANS_STATES]);
+uint8_t *kvci_rans_encode_wide(const uint32_t *entries, const struct kvci_rans_map *map, const uint8_t *symbols, size_t count, uint8_t *begin,
+                               uint8_t *end, uint32_t ret_states[KVCI_RANS_STATES]);
 /* KVCI_RANS_STATES_BYTES to `out`. */
 void kvci_rans_states_write(const uint32_t states[KVCI_RANS_STATES], uint8_t *out);
 
 /* A stream being decoded, piece by piece, so that what is done with the symbols finds them in the cache. */
 struct kvci_rans_reader {
-	const struct kvci_rans_decoder *decoder;
+	const uint32_t *entries;
 	const struct kvci_rans_map *map;
 	const uint8_t *words, *end;
 	size_t index; /* of the next symbol */
@@ -73,6 +80,8 @@ struct kvci_rans_reader {
 /* Untrusted states and words, which lie behind one another up to `end`. `decoder`, `map` and the bytes stay until the end. */
 kvc_status_t kvci_rans_read_begin(struct kvci_rans_reader *reader, const struct kvci_rans_decoder *decoder,
                                   const struct kvci_rans_map *map, const uint8_t *bytes, const uint8_t *end);
+kvc_status_t kvci_rans_read_begin_wide(struct kvci_rans_reader *reader, const uint32_t *entries, const struct kvci_rans_map *map,
+                                       const uint8_t *bytes, const uint8_t *end);
 /* The next `count` symbols: a multiple of KVCI_RANS_STATES except for the last piece. CORRUPT when the words do not suffice. */
 kvc_status_t kvci_rans_read(struct kvci_rans_reader *reader, uint8_t *symbols, size_t count);
 /* After the last symbol: CORRUPT unless the stream is exactly what an encoder makes of that many symbols. */

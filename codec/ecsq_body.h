@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The body of the kernels of ecsq (codec/ecsq_kernel.h), for codec/ecsq_<kernel>.c only: plain loops that the compiler makes vectors of.
+ */
+#ifndef KVCI_ECSQ_BODY_H
+#define KVCI_ECSQ_BODY_H
+
+#include <string.h>
+
+#include "codec/ecsq_kernel.h"
+
+static void body_dequantise(const uint8_t *symbols, size_t symbol_stride, const float *restrict mean, const float *restrict scale,
+                            uint32_t count, uint32_t rows, float *restrict values, size_t stride)
+{
+	for (uint32_t row = 0; row < rows; row++, symbols += symbol_stride, values += stride)
+		for (uint32_t i = 0; i < count; i++)
+			values[i] = mean[i] + (float)((int32_t)symbols[i] - ECSQ_SYMBOL_ZERO) * scale[i];
+}
+
+static void body_quantise(const float *restrict values, size_t stride, const float *restrict mean, const float *restrict inverse,
+                          const uint8_t *restrict limit, uint32_t count, uint32_t rows, uint8_t *restrict symbols, size_t symbol_stride)
+{
+	for (uint32_t row = 0; row < rows; row++, symbols += symbol_stride, values += stride)
+		for (uint32_t i = 0; i < count; i++) {
+			int32_t code = kvci_ecsq_code(values[i], mean[i], inverse[i]);
+			int32_t magnitude = code < 0 ? -code : code;
+
+			symbols[i] = (uint8_t)(magnitude <= limit[i] ? code + ECSQ_SYMBOL_ZERO : 0);
+		}
+}
+
+static void body_codes(const uint8_t *restrict symbols, size_t symbol_stride, uint32_t count, uint32_t rows, int16_t *restrict out,
+                       size_t out_stride)
+{
+	for (uint32_t row = 0; row < rows; row++, symbols += symbol_stride, out += out_stride)
+		for (uint32_t i = 0; i < count; i++)
+			out[i] = (int16_t)(symbols[i] - ECSQ_SYMBOL_ZERO);
+}
+
+static bool body_whole(const float *restrict values, size_t stride, const float *restrict mean, const float *restrict inverse, uint32_t count,
+                       uint32_t rows, int16_t *restrict out, size_t out_stride)
+{
+	uint32_t beyond = 0;
+
+	for (uint32_t row = 0; row < rows; row++, values += stride, out += out_stride)
+		for (uint32_t i = 0; i < count; i++) {
+			int32_t code = kvci_ecsq_code(values[i], mean[i], inverse[i]);
+
+			beyond |= (uint32_t)(code > INT16_MAX) | (uint32_t)(code < -INT16_MAX);
+			out[i] = (int16_t)code;
+		}
+	return beyond == 0;
+}
+
+static void body_restore(const int32_t *restrict sums, size_t sum_stride, const float *restrict mean, const float *restrict scale,
+                         uint32_t count, uint32_t rows, float *restrict values, size_t stride)
+{
+	for (uint32_t row = 0; row < rows; row++, sums += sum_stride, values += stride)
+		for (uint32_t i = 0; i < count; i++)
+			values[i] = mean[i] + (float)sums[i] * scale[i];
+}
+
+#if !defined(ECSQ_OWN_MULTIPLY)
+static void body_multiply(const int16_t *in, size_t in_stride, uint32_t tokens, uint32_t pairs, const int16_t *matrix, uint32_t rows,
+                          uint32_t outputs, int32_t *out, size_t out_stride)
+{
+	size_t panel_elements = ((size_t)rows + 1) / 2 * 2 * ECSQ_PANEL;
+
+	for (uint32_t panel = 0; panel * ECSQ_PANEL < outputs; panel++)
+		for (uint32_t token = 0; token < tokens; token++) {
+			uint32_t sums[ECSQ_PANEL] = { 0 };
+
+			for (uint32_t pair = 0; pair < pairs; pair++) {
+				const int16_t *restrict elements = matrix + panel * panel_elements + pair * (size_t)(2 * ECSQ_PANEL);
+				int32_t even = in[token * in_stride + 2 * pair], odd = in[token * in_stride + 2 * pair + 1];
+
+				if (even == 0 && odd == 0)
+					continue;
+				for (uint32_t i = 0; i < ECSQ_PANEL; i++)
+					sums[i] += (uint32_t)(even * elements[2 * i]) + (uint32_t)(odd * elements[2 * i + 1]);
+			}
+			memcpy(out + token * out_stride + panel * ECSQ_PANEL, sums, sizeof(sums));
+		}
+}
+#endif
+
+#define ECSQ_SLOTS(kernel_name) \
+	.name = kernel_name, .dequantise = body_dequantise, .quantise = body_quantise, .codes = body_codes, \
+	.whole = body_whole, .restore = body_restore, .multiply = body_multiply
+
+#endif
