@@ -234,11 +234,11 @@ class Engine:
         return answer
 
     def begin(self, do: str, **ask: Any) -> None:
+        self.ready()  # one answer at a time: select() does not see what has been read already
         self.process.stdin.write((json.dumps({"do": do, **ask}) + "\n").encode())
         self.process.stdin.flush()
 
     def end(self, seconds: float = 900) -> Any:
-        self.ready()
         return self._answer(seconds)
 
     def ask(self, do: str, seconds: float = 900, **ask: Any) -> Any:
@@ -268,7 +268,7 @@ class Engine:
         return Path(self.log_path).read_text(errors="replace")
 
     def close(self) -> None:
-        if self.process.poll() is None and not self._lean:
+        if self.process.poll() is None and self.start_seconds is not None and not self._lean:
             with contextlib.suppress(OSError):
                 self.resume()
                 self.begin("exit")

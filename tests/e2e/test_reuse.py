@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is computed once is found again: in memory, by a second engine, on the disk after a restart; and what must not be found is not.
-Every answer is compared with vLLM alone."""
+Every answer is compared with vLLM alone. Engines start beside the one that is asked: a start takes longer than all the questions."""
 
 from __future__ import annotations
 
-import signal
 import time
 
 import harness
@@ -18,14 +17,41 @@ def check(engine: Engine, prompts: list, wanted: list, cached: list[int] | None,
     before = engine.kvcask()
     found = engine.generate(prompts, TOKENS, **ask)["results"]
     after = engine.kvcask()
+    if any(cached or ()) and [r["cached"] for r in found] != cached and after["match_timeouts"] > before.get("match_timeouts", 0):
+        # 20 ms for a match are too few on a machine that does other things; nothing is stored or loaded then, but once more.
+        say(f"{what}: again, a match came late")
+        time.sleep(1.5)
+        reset(engine)
+        return check(engine, prompts, wanted, cached, what, **ask)
     assert [r["tokens"] for r in found] == wanted, f"{what}: other tokens than vLLM alone"
     assert all(r["finish"] == "length" for r in found), f"{what}: {found}"
     hits = [r["cached"] for r in found]
     if cached is not None:
-        assert hits == cached, f"{what}: {hits} tokens cached, not {cached}"
+        assert hits == cached, f"{what}: {hits} tokens cached, not {cached}; {after}"
     loaded = int(after.get("loaded_blocks", 0) - before.get("loaded_blocks", 0))
     assert loaded == sum(cached or []) // BLOCK, f"{what}: {loaded} blocks loaded for {cached} tokens"
     say(f"{what}: ok, {loaded} blocks loaded")
+
+
+def check_and_store(engine: Engine, daemon: Daemon, prompts: list, wanted: list, what: str, **ask) -> None:
+    """Nothing of it is found; and then, all of it is stored. A store is given up after a second, which a busy machine may need."""
+    before = committed(daemon)
+    check(engine, prompts, wanted, [0] * len(prompts), what, **ask)
+    blocks = sum(len(prompt) // BLOCK for prompt in prompts)
+    for left in (2, 1, 0):
+        until = time.monotonic() + 10
+        while committed(daemon) - before < blocks and time.monotonic() < until:
+            time.sleep(0.02)
+        if committed(daemon) - before >= blocks:
+            return
+        assert left, f"{what}: {committed(daemon) - before} of {blocks} blocks were stored; {engine.kvcask()}"
+        say(f"{what}: once more, {committed(daemon) - before} of {blocks} blocks were stored")
+        reset(engine)
+        engine.generate(prompts, 1, **ask)
+
+
+def committed(daemon: Daemon) -> int:
+    return daemon.admin("stat")["stats"]["commit_blocks"]
 
 
 def reset(engine: Engine, connector: bool = False) -> None:
@@ -34,24 +60,24 @@ def reset(engine: Engine, connector: bool = False) -> None:
 
 def wait_for_hits(engine: Engine, prompt: list, what: str) -> None:
     """After an outage the client comes back by itself, within its longest pause."""
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         reset(engine)
         if engine.generate([prompt], 1)["results"][0]["cached"]:
             return
         time.sleep(0.5)
-    raise AssertionError(f"{what}: no hits again after 40 s")
+    raise AssertionError(f"{what}: no hits again after 120 s")
 
 
-def first_engine(engine: Engine, prompts: list, wanted: list, full: list[int]) -> None:
+def first_engine(engine: Engine, daemon: Daemon, prompts: list, wanted: list, full: list[int]) -> None:
     nothing = [0] * len(prompts)
-    check(engine, prompts, wanted, nothing, "cold")
+    check_and_store(engine, daemon, prompts, wanted, "cold")
     reset(engine)
     check(engine, prompts, wanted, full, "again, from memory")
     reset(engine)
     check(engine, prompts, wanted, nothing, "no_load", params=[no("load")] * len(prompts))
     reset(engine)
-    check(engine, prompts, wanted, nothing, "salted", salts=["s"] * len(prompts))
+    check_and_store(engine, daemon, prompts, wanted, "salted", salts=["s"] * len(prompts))
     reset(engine)
     check(engine, prompts, wanted, full, "salted again", salts=["s"] * len(prompts))
     secret = prompts[0][::-1]
@@ -76,43 +102,49 @@ def main() -> None:
     prompts = [source.fresh(n) for n in LENGTHS]
     full = [(n - 1) // BLOCK * BLOCK for n in LENGTHS]
     nothing = [0] * len(LENGTHS)
-    with Engine(None) as alone:
-        wanted = [r["tokens"] for r in alone.generate(prompts, TOKENS)["results"]]
     with harness.workplace("reuse") as folder:
         daemon = Daemon(folder).start()
-        verify = {"verify_loads": True, "verify_dir": str(folder / "verify")}
+        config = kv_config(daemon, verify_loads=True, verify_dir=str(folder / "verify"))
         try:
-            with Engine(kv_config(daemon, **verify)) as engine:
-                first_engine(engine, prompts, wanted, full)
-                check_verified(engine)
-            with Engine(kv_config(daemon, **verify)) as engine:
-                check(engine, prompts, wanted, full, "second engine")
-                daemon.stop()
-                daemon.start()
-                wait_for_hits(engine, prompts[2], "daemon restarted")
-                reset(engine)
-                check(engine, prompts, wanted, full, "daemon restarted, from disk")
-                check_verified(engine)
-                # Weights change: nothing old is served, what comes after is; and a kill right behind it changes nothing.
-                reset(engine, connector=True)
-                daemon.kill()
-                daemon.start()
-                wait_for_daemon(engine)
-                reset(engine)
-                check(engine, prompts, wanted, nothing, "after reset_cache and a kill")
-                reset(engine)
-                check(engine, prompts, wanted, full, "stored after reset_cache")
-            with Engine(kv_config(daemon, **verify)) as engine:
-                check(engine, prompts, wanted, nothing, "third engine, after the reset of the second")
-                daemon.signal(signal.SIGCONT)
+            with Engine(config, wait=False) as first:
+                with Engine(None, lean=True) as alone:
+                    wanted = [r["tokens"] for r in alone.generate(prompts, TOKENS)["results"]]
+                with Engine(config, wait=False, core=0) as second:
+                    first_engine(first, daemon, prompts, wanted, full)
+                    check_verified(first)
+                    first.close()
+                    check(second, prompts, wanted, full, "second engine")
+                    restart(second, daemon, prompts, wanted, full)
+                    with Engine(config, wait=False) as third:
+                        # Stored by an engine whose weights had changed: its own from then on.
+                        wait_for_daemon(second)
+                        reset(second)
+                        check_and_store(second, daemon, prompts, wanted, "after reset_cache and a kill")
+                        reset(second)
+                        check(second, prompts, wanted, full, "stored after reset_cache")
+                        second.kill()
+                        check(third, prompts, wanted, nothing, "third engine, after the reset of the second")
         finally:
             daemon.kill()
+
+
+def restart(engine: Engine, daemon: Daemon, prompts: list, wanted: list, full: list[int]) -> None:
+    """The daemon ends and comes back: all is on the disk. Then the weights change, and the daemon is killed right behind it."""
+    daemon.stop()
+    daemon.start()
+    wait_for_hits(engine, prompts[2], "daemon restarted")
+    reset(engine)
+    check(engine, prompts, wanted, full, "daemon restarted, from disk")
+    check_verified(engine)
+    reset(engine, connector=True)
+    daemon.kill()
+    daemon.start()
 
 
 def wait_for_daemon(engine: Engine) -> None:
     """Until a fresh prompt is stored: the connection is up again."""
     source = Prompts(12)
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
     before = engine.kvcask().get("stored_blocks", 0)
     while time.monotonic() < until:
         engine.generate([source.fresh(70)], 1)
@@ -120,7 +152,7 @@ def wait_for_daemon(engine: Engine) -> None:
         engine.generate([source.fresh(10)], 1)
         if engine.kvcask().get("stored_blocks", 0) > before:
             return
-    raise AssertionError("nothing is stored 40 s after the daemon came back")
+    raise AssertionError("nothing is stored 120 s after the daemon came back")
 
 
 def check_verified(engine: Engine) -> None:
