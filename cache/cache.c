@@ -118,6 +118,7 @@ kvc_status_t kvci_cache_create(const struct kvci_cache_config *config, const str
 		cache->client_cap_bytes = cache->lease_cap_bytes;
 	kvci_cache_enter(cache);
 	cache->start_ns = cache->now_ns;
+	cache->orphans = KVCI_NONE;
 	cache_init_lists(cache);
 	kvci_key_seed_make(&cache->seed);
 	cache->lease_seed = cache->seed.word[1] ^ cache->seed.word[3];
@@ -178,6 +179,8 @@ uint64_t kvci_cache_tick(struct kvci_cache *cache)
 		next_ns = cache->now_ns;
 	cache_sooner(&next_ns, kvci_arena_drain_step(cache));
 	if (kvci_sweep_step(cache))
+		next_ns = cache->now_ns;
+	if (kvci_shard_step(cache))
 		next_ns = cache->now_ns;
 	if (!kvci_cache_has_disk(cache))
 		return next_ns;

@@ -123,7 +123,7 @@ kvc_status_t kvci_lease_room(struct kvci_lease *lease, uint32_t count)
 {
 	if (count <= lease->room)
 		return KVC_OK;
-	uint32_t *blocks = kvci_realloc(lease->blocks, (size_t)count * sizeof(*blocks));
+	uint32_t *blocks = kvci_realloc(lease->blocks, (size_t)count * kvci_lease_width(lease) * sizeof(*blocks));
 	if (blocks == NULL)
 		return KVC_NO_MEMORY;
 	lease->blocks = blocks;
@@ -171,11 +171,11 @@ static void holder_unlink(struct kvci_cache *cache, struct kvci_holder *holder, 
 /* Lets at most *steps blocks go, last ones first; true: the lease is no more. */
 static bool lease_release_some(struct kvci_cache *cache, struct kvci_lease *lease, uint32_t *steps)
 {
-	while (lease->count > 0) {
+	while (lease->held > 0) {
 		if (*steps == 0)
 			return false;
 		--*steps;
-		kvci_hold_remove(cache, lease->session, lease->blocks[--lease->count]);
+		kvci_hold_remove(cache, lease->session, lease->blocks[--lease->held]);
 	}
 	kvci_list_remove(&lease->in_session);
 	kvci_session_put(cache, lease->session);
@@ -192,7 +192,7 @@ void kvci_lease_end(struct kvci_cache *cache, struct kvci_lease *lease, bool now
 		holder_unlink(cache, KVCI_LIST_OF(lease->holders.next, struct kvci_holder, in_lease), true);
 	kvci_list_remove(&lease->in_bucket);
 	lease->session->lease_count--;
-	if (now && lease->count <= LEASE_RELEASE_NOW && lease_release_some(cache, lease, &steps))
+	if (now && lease->held <= LEASE_RELEASE_NOW && lease_release_some(cache, lease, &steps))
 		return;
 	kvci_list_remove(&lease->in_session);
 	kvci_list_append(&cache->released, &lease->in_session);

@@ -26,6 +26,14 @@ static void load_unlink(struct kvci_load *load)
 	load->cache_private[0] = load->cache_private[1] = NULL;
 }
 
+/* The shards of a key are used together, whoever's load it is. */
+static void load_touch(struct kvci_cache *cache, const struct kvci_lease *lease, uint32_t first, uint32_t count)
+{
+	uint32_t width = kvci_lease_width(lease);
+
+	kvci_block_touch_chain(cache, lease->blocks + (size_t)first * width, count * width, 0);
+}
+
 /* One block has its status. With the last one the load is over, and may be gone when this returns. */
 static void load_answer(struct kvci_cache *cache, struct kvci_load *load, uint32_t index, kvc_status_t status,
                         const struct kvci_extent *extent, bool waited)
@@ -34,7 +42,7 @@ static void load_answer(struct kvci_cache *cache, struct kvci_load *load, uint32
 	if (--load->waiting == 0) {
 		const struct kvci_lease *lease = load->cache_private[0];
 		if (waited) /* reads came in any order: the chain is put in its own again */
-			kvci_block_touch_chain(cache, lease->blocks + load->first, load->count, 0);
+			load_touch(cache, lease, load->first, load->count);
 		load_unlink(load);
 	}
 	load->ready(load, index, status, extent);
@@ -115,6 +123,16 @@ static kvc_status_t load_block(struct kvci_cache *cache, struct kvci_load *load,
 	return KVC_PENDING;
 }
 
+/* Which of the lease's shards a binding is; KVCI_NONE: of other blocks. */
+static uint32_t load_shard(const struct kvci_cache *cache, const struct kvci_lease *lease, uint32_t number)
+{
+	const struct kvci_binding *binding = kvci_binding_get(cache, number);
+
+	if (kvci_lease_width(lease) == 1)
+		return 0;
+	return binding != NULL && binding->shards == lease->binding->shards ? binding->shard_index : KVCI_NONE;
+}
+
 kvc_status_t kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load,
                              const uint8_t request_id[KVCI_REQUEST_ID_BYTES])
 {
@@ -130,6 +148,9 @@ kvc_status_t kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load,
 		return KVC_NOT_FOUND;
 	if (load->count == 0 || load->first > lease->count || load->count > lease->count - load->first)
 		return KVC_INVALID;
+	uint32_t shard = load_shard(cache, lease, load->binding);
+	if (shard == KVCI_NONE)
+		return KVC_INVALID;
 	kvc_status_t status = kvci_lease_attach(cache, lease, client);
 	if (status != KVC_OK)
 		return status;
@@ -143,10 +164,10 @@ kvc_status_t kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load,
 		client->loads->prev = load;
 	client->loads = load;
 
-	uint32_t first = load->first, count = load->count;
-	kvci_block_touch_chain(cache, lease->blocks + first, count, 0);
+	uint32_t first = load->first, count = load->count, width = kvci_lease_width(lease);
+	load_touch(cache, lease, first, count);
 	for (uint32_t i = 0; i < count; i++) {
-		status = load_block(cache, load, i, lease->blocks[first + i], &extent);
+		status = load_block(cache, load, i, lease->blocks[(size_t)(first + i) * width + shard], &extent);
 		if (status == KVC_PENDING)
 			continue;
 		load_answer(cache, load, i, status, status == KVC_OK ? &extent : NULL, false); /* with the last, the load is gone */

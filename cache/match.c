@@ -9,7 +9,10 @@
 
 #include "base/alloc.h"
 
-enum { MATCH_GROUP = 256 };
+enum {
+	MATCH_GROUP = 256,
+	MATCH_BLOCKS_MAX = 4 << 20, /* of all shards, in one match */
+};
 
 static const enum kvci_stat match_miss_stats[KVCI_MISS_COUNT] = {
 #define MATCH_MISS_STAT(name, text) [KVCI_MISS_##name] = KVCI_STAT_MISS_##name,
@@ -33,7 +36,8 @@ enum kvci_miss kvci_match_cause(struct kvci_cache *cache, const struct kvci_bind
 		return (enum kvci_miss)cause;
 	for (uint32_t number = binding->space->first_binding; number != KVCI_NONE && looked < 16; looked++) {
 		const struct kvci_binding *other = cache->bindings[number];
-		if (other != binding && other->group == binding->group &&
+		bool shard = binding->shards != NULL && other->shards == binding->shards;
+		if (other != binding && !shard && other->group == binding->group &&
 		    kvci_index_find(cache->index, number, hash) != KVCI_INDEX_NONE)
 			return KVCI_MISS_OTHER_FORM;
 		number = other->next_of_space;
@@ -66,16 +70,64 @@ static inline enum kvci_miss match_classify(struct kvci_cache *cache, const stru
 	return KVCI_MISS_NONE;
 }
 
-static kvc_status_t match_scratch(struct kvci_cache *cache, uint32_t count)
+/* Room for the block numbers of this many keys, in all shards. */
+static kvc_status_t match_scratch(struct kvci_cache *cache, const struct kvci_binding *binding, uint32_t keys)
 {
+	uint64_t count = (uint64_t)keys * binding->shard_count;
+
+	if (count > MATCH_BLOCKS_MAX)
+		return KVC_TOO_BIG;
 	if (count <= cache->match_room)
 		return KVC_OK;
-	uint32_t *scratch = kvci_realloc(cache->match_scratch, (size_t)count * sizeof(*scratch));
+	uint32_t *scratch = kvci_realloc(cache->match_scratch, count * sizeof(*scratch));
 	if (scratch == NULL)
 		return KVC_NO_MEMORY;
 	cache->match_scratch = scratch;
-	cache->match_room = count;
+	cache->match_room = (uint32_t)count;
 	return KVC_OK;
+}
+
+/* ---- blocks of several shards ---- */
+
+/* The numbers of n keys in all shards, into rows of shard_count. */
+static void match_shard_rows(struct kvci_cache *cache, const struct kvci_binding *binding,
+                             const uint8_t (*hashes)[KVCI_HASH_BYTES], uint32_t n, uint32_t *rows)
+{
+	uint32_t column[MATCH_GROUP];
+
+	for (uint32_t shard = 0; shard < binding->shard_count; shard++) {
+		kvci_index_find_many(cache->index, binding->shards[shard]->number, hashes, n, column);
+		for (uint32_t i = 0; i < n; i++)
+			rows[(size_t)i * binding->shard_count + shard] = column[i];
+	}
+}
+
+/* As match_classify for one key: it hits when all its shards do. The reader's own shard is the first to be asked why not. */
+static enum kvci_miss match_classify_row(struct kvci_cache *cache, const struct kvci_binding *binding, const uint8_t *hash,
+                                         const uint32_t *row, bool *ret_on_disk)
+{
+	enum kvci_miss miss;
+
+	*ret_on_disk = false;
+	for (uint32_t i = 0; i < binding->shard_count; i++) {
+		uint32_t shard = (binding->shard_index + i) % binding->shard_count;
+		bool on_disk = false;
+		if (row[shard] == KVCI_INDEX_NONE)
+			return i == 0 ? kvci_match_cause(cache, binding, hash) : kvci_shard_cause(cache, binding->shards[shard], hash);
+		miss = match_classify(cache, binding->shards[shard], row[shard], &on_disk);
+		if (miss != KVCI_MISS_NONE)
+			return miss;
+		*ret_on_disk |= on_disk;
+	}
+	return KVCI_MISS_NONE;
+}
+
+/* Looks a key up in all its shards, into row. */
+static enum kvci_miss match_one_row(struct kvci_cache *cache, const struct kvci_binding *binding,
+                                    const uint8_t (*hash)[KVCI_HASH_BYTES], uint32_t *row, bool *ret_on_disk)
+{
+	match_shard_rows(cache, binding, hash, 1, row);
+	return match_classify_row(cache, binding, *hash, row, ret_on_disk);
 }
 
 /* Counts what a hit is. */
@@ -89,6 +141,7 @@ static inline void match_hit(struct kvci_match *match, bool on_disk)
 static void match_exists(struct kvci_cache *cache, const struct kvci_binding *binding, struct kvci_match *match)
 {
 	uint32_t numbers[MATCH_GROUP];
+	uint32_t row[KVCI_SHARDS_MAX];
 
 	for (uint32_t first = match->first; first < match->until; first += MATCH_GROUP) {
 		uint32_t n = match->until - first < MATCH_GROUP ? match->until - first : MATCH_GROUP;
@@ -99,7 +152,9 @@ static void match_exists(struct kvci_cache *cache, const struct kvci_binding *bi
 			/* classifying a miss may free a block that a later key found, if the caller repeats keys: look again */
 			if (numbers[i] != KVCI_INDEX_NONE && match->end != KVCI_MISS_NONE)
 				numbers[i] = kvci_index_find(cache->index, binding->number, match->hashes[first + i]);
-			if (numbers[i] == KVCI_INDEX_NONE)
+			if (numbers[i] != KVCI_INDEX_NONE && binding->shard_count > 1)
+				miss = match_one_row(cache, binding, match->hashes + first + i, row, &on_disk);
+			else if (numbers[i] == KVCI_INDEX_NONE)
 				miss = kvci_match_cause(cache, binding, match->hashes[first + i]);
 			else
 				miss = match_classify(cache, binding, numbers[i], &on_disk);
@@ -116,10 +171,34 @@ static void match_exists(struct kvci_cache *cache, const struct kvci_binding *bi
 	}
 }
 
+/* match_prefix for a binding of several shards: numbers are rows. */
+static void match_prefix_rows(struct kvci_cache *cache, const struct kvci_binding *binding, struct kvci_match *match,
+                              uint32_t first, uint32_t *numbers)
+{
+	while (first < match->until) {
+		uint32_t n = match->until - first < MATCH_GROUP ? match->until - first : MATCH_GROUP;
+		uint32_t *rows = numbers + (size_t)first * binding->shard_count;
+		match_shard_rows(cache, binding, match->hashes + first, n, rows);
+		for (uint32_t i = 0; i < n; i++) {
+			bool on_disk = false;
+			match->end = match_classify_row(cache, binding, match->hashes[first + i], rows + (size_t)i * binding->shard_count,
+			                                &on_disk);
+			if (match->end != KVCI_MISS_NONE)
+				return;
+			match_hit(match, on_disk);
+		}
+		first += n;
+	}
+}
+
 /* The leading hits of keys [first, until), into numbers[first...]; match->matched goes on from first. */
 static void match_prefix(struct kvci_cache *cache, const struct kvci_binding *binding, struct kvci_match *match,
                          uint32_t first, uint32_t *numbers)
 {
+	if (binding->shard_count > 1) {
+		match_prefix_rows(cache, binding, match, first, numbers);
+		return;
+	}
 	while (first < match->until) {
 		uint32_t n = match->until - first < MATCH_GROUP ? match->until - first : MATCH_GROUP;
 		kvci_index_find_many(cache->index, binding->number, match->hashes + first, n, numbers + first);
@@ -152,40 +231,73 @@ static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint3
 static uint32_t match_lease_prefix(struct kvci_cache *cache, const struct kvci_lease *lease, struct kvci_match *match)
 {
 	uint32_t both = lease->count < match->until ? lease->count : match->until;
+	uint32_t width = kvci_lease_width(lease);
 
 	if (both < match->first)
 		return KVCI_NONE;
 	for (uint32_t i = match->first; i < both; i++)
-		if (memcmp(kvci_block_at(cache, lease->blocks[i])->key.hash, match->hashes[i], KVCI_HASH_BYTES) != 0)
+		if (memcmp(kvci_block_at(cache, lease->blocks[(size_t)i * width])->key.hash, match->hashes[i], KVCI_HASH_BYTES) != 0)
 			return KVCI_NONE;
 	for (uint32_t i = match->first; i < both; i++) {
-		const struct kvci_block *block = kvci_block_at(cache, lease->blocks[i]);
-		bool on_disk = false;
-		if ((block->flags & KVCI_BLOCK_DEAD) != 0)
-			match->end = (enum kvci_miss)(block->flags >> KVCI_BLOCK_CAUSE_SHIFT);
-		else
-			match->end = match_classify(cache, lease->binding, lease->blocks[i], &on_disk);
+		bool any_on_disk = false;
+		for (uint32_t shard = 0; shard < width && match->end == KVCI_MISS_NONE; shard++) {
+			uint32_t number = lease->blocks[(size_t)i * width + shard];
+			const struct kvci_block *block = kvci_block_at(cache, number);
+			bool on_disk = false;
+			if ((block->flags & KVCI_BLOCK_DEAD) != 0)
+				match->end = (enum kvci_miss)(block->flags >> KVCI_BLOCK_CAUSE_SHIFT);
+			else
+				match->end = match_classify(cache, kvci_block_binding(cache, block), number, &on_disk);
+			any_on_disk |= on_disk;
+		}
 		if (match->end != KVCI_MISS_NONE)
 			return i;
-		match_hit(match, on_disk);
+		match_hit(match, any_on_disk);
 	}
 	return both;
+}
+
+/* Pins all shards of one key, or none. */
+static kvc_status_t match_pin_row(struct kvci_cache *cache, struct kvci_lease *lease, const uint32_t *row)
+{
+	uint32_t width = kvci_lease_width(lease);
+
+	for (uint32_t i = 0; i < width; i++) {
+		kvc_status_t status = kvci_hold_add(cache, lease->session, row[i], lease->binding->record_bytes);
+		if (status == KVC_OK) {
+			lease->blocks[lease->held + i] = row[i];
+			continue;
+		}
+		while (i-- > 0)
+			kvci_hold_remove(cache, lease->session, row[i]);
+		return status;
+	}
+	lease->held += width;
+	lease->count++;
+	return KVC_OK;
+}
+
+static bool match_row_on_disk(const struct kvci_cache *cache, const uint32_t *row, uint32_t width)
+{
+	bool on_disk = false;
+
+	for (uint32_t i = 0; i < width; i++)
+		on_disk |= (kvci_block_at(cache, row[i])->flags & KVCI_BLOCK_MEMORY) == 0;
+	return on_disk;
 }
 
 /* Pins numbers[first, match->matched) for the lease; over a cap fewer blocks match. */
 static kvc_status_t match_pin(struct kvci_cache *cache, struct kvci_lease *lease, struct kvci_match *match, uint32_t first,
                               const uint32_t *numbers)
 {
-	uint64_t bytes = lease->binding->record_bytes;
+	uint32_t width = kvci_lease_width(lease);
 
 	for (uint32_t i = first; i < match->matched; i++) {
-		kvc_status_t status = kvci_hold_add(cache, lease->session, numbers[i], bytes);
-		if (status == KVC_OK) {
-			lease->blocks[lease->count++] = numbers[i];
+		kvc_status_t status = match_pin_row(cache, lease, numbers + (size_t)i * width);
+		if (status == KVC_OK)
 			continue;
-		}
 		for (uint32_t j = i; j < match->matched; j++) {
-			bool on_disk = (kvci_block_at(cache, numbers[j])->flags & KVCI_BLOCK_MEMORY) == 0;
+			bool on_disk = match_row_on_disk(cache, numbers + (size_t)j * width, width);
 			match->on_disk -= on_disk;
 			match->in_memory -= !on_disk;
 		}
@@ -209,7 +321,8 @@ static void match_start_reads(struct kvci_cache *cache, const uint32_t *numbers,
 static kvc_status_t match_lease_again(struct kvci_cache *cache, struct kvci_client *client, struct kvci_binding *binding,
                                       struct kvci_match *match, struct kvci_lease **lease, uint32_t *ret_first)
 {
-	uint32_t first = (*lease)->binding == binding ? match_lease_prefix(cache, *lease, match) : KVCI_NONE;
+	bool same = (*lease)->binding == binding || (binding->shards != NULL && (*lease)->binding->shards == binding->shards);
+	uint32_t first = same ? match_lease_prefix(cache, *lease, match) : KVCI_NONE;
 
 	if (first != KVCI_NONE) {
 		*ret_first = first;
@@ -265,11 +378,12 @@ static kvc_status_t match_lease(struct kvci_cache *cache, struct kvci_client *cl
 	}
 	if (status != KVC_OK)
 		return status;
-	uint32_t *piece = lease->blocks + match->first;
+	uint32_t width = kvci_lease_width(lease), count = (match->matched - match->first) * width;
+	uint32_t *piece = lease->blocks + (size_t)match->first * width;
 	if ((match->flags & KVCI_MATCH_NO_TOUCH) == 0)
-		match_touch(cache, piece, match->matched - match->first);
+		match_touch(cache, piece, count);
 	if (match->on_disk != 0)
-		match_start_reads(cache, piece, match->matched - match->first);
+		match_start_reads(cache, piece, count);
 	return KVC_OK;
 }
 
@@ -280,8 +394,35 @@ void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client_id, const 
 	struct kvci_lease *lease = client != NULL ? kvci_lease_find(cache, client->session, request_id) : NULL;
 
 	kvci_cache_enter(cache);
-	if (lease != NULL && first <= lease->count && count <= lease->count - first)
-		match_touch(cache, lease->blocks + first, count);
+	if (lease == NULL || first > lease->count || count > lease->count - first)
+		return;
+	uint32_t width = kvci_lease_width(lease);
+	match_touch(cache, lease->blocks + (size_t)first * width, count * width);
+}
+
+void kvci_cache_match_touch_blocks(struct kvci_cache *cache, uint32_t binding_number, const uint8_t (*hashes)[KVCI_HASH_BYTES],
+                                   const uint32_t *numbers, uint32_t first, uint32_t count)
+{
+	const struct kvci_binding *binding = kvci_binding_get(cache, binding_number);
+	uint32_t alive[MATCH_GROUP], at = MATCH_GROUP; /* filled from its end */
+
+	kvci_cache_enter(cache);
+	if (binding == NULL)
+		return;
+	uint32_t width = binding->shard_count;
+	for (size_t i = (size_t)(first + count) * width; i-- > (size_t)first * width;) {
+		const struct kvci_index_key *key = kvci_index_block_used(cache->index, numbers[i]);
+		const struct kvci_block *block = (const struct kvci_block *)key;
+		if (key == NULL || (block->flags & (KVCI_BLOCK_DEAD | KVCI_BLOCK_RESERVED)) != 0 ||
+		    memcmp(key->hash, hashes[i / width], KVCI_HASH_BYTES) != 0)
+			continue;
+		alive[--at] = numbers[i];
+		if (at > 0)
+			continue;
+		match_touch(cache, alive, MATCH_GROUP);
+		at = MATCH_GROUP;
+	}
+	match_touch(cache, alive + at, MATCH_GROUP - at);
 }
 
 /* Checks what does not depend on keys. */
@@ -292,6 +433,8 @@ static kvc_status_t match_check(const struct kvci_client *client, const struct k
 		return KVC_NOT_FOUND;
 	if (client->tenant != binding->space->tenant)
 		return KVC_DENIED;
+	if (binding->shard_count > 1 && binding->shards == NULL)
+		return KVC_NOT_FOUND; /* memory was short when it was bound: bind again */
 	if ((match->flags & KVCI_MATCH_EXISTS) != 0 && (match->flags & KVCI_MATCH_LEASE) != 0)
 		return KVC_INVALID;
 	if (match->count > KVCI_MATCH_KEYS_MAX)
@@ -303,14 +446,17 @@ static kvc_status_t match_check(const struct kvci_client *client, const struct k
 static kvc_status_t match_leading(struct kvci_cache *cache, struct kvci_client *client, struct kvci_binding *binding,
                                   struct kvci_match *match)
 {
-	kvc_status_t status = match_scratch(cache, match->until);
+	kvc_status_t status = match->numbers != NULL ? KVC_OK : match_scratch(cache, binding, match->until);
 
 	match->matched = match->first;
 	if (status == KVC_OK && (match->flags & KVCI_MATCH_LEASE) != 0) {
 		status = match_lease(cache, client, binding, match);
 	} else if (status == KVC_OK) {
-		match_prefix(cache, binding, match, match->first, cache->match_scratch);
-		match_touch(cache, cache->match_scratch + match->first, match->matched - match->first);
+		uint32_t width = binding->shard_count;
+		uint32_t *numbers = match->numbers != NULL ? match->numbers : cache->match_scratch;
+		match_prefix(cache, binding, match, match->first, numbers);
+		if (match->numbers == NULL)
+			match_touch(cache, numbers + (size_t)match->first * width, (match->matched - match->first) * width);
 	}
 	if (status != KVC_OK) {
 		match->matched = match->in_memory = match->on_disk = 0;

@@ -8,7 +8,7 @@
 /* As cache/cache.h counts them (a test compares): clients do not see that header. */
 static const char *const match_miss_names[] = {
 	"none",   "never_stored",  "evicted",      "dropped",  "epoch",      "in_flight",
-	"other_form", "damaged", "index_loading", "disk_circuit", "over_cap", "after_miss",
+	"other_form", "damaged", "index_loading", "disk_circuit", "over_cap", "after_miss", "other_shard",
 };
 enum { MATCH_MISSES = sizeof(match_miss_names) / sizeof(match_miss_names[0]) };
 _Static_assert((int)MATCH_MISSES <= (int)CLIENT_MISSES, "every miss has a counter");

@@ -181,6 +181,11 @@ void kvci_conn_step(struct kvci_conn *conn)
 		work->array = NULL;
 		work->array_room_bytes = 0;
 	}
+	if (work->numbers_room_bytes > SERVE_KEEP_BYTES) {
+		kvci_free(work->numbers);
+		work->numbers = NULL;
+		work->numbers_room_bytes = 0;
+	}
 }
 
 /* ---- operations under way ---- */
@@ -337,6 +342,11 @@ static kvc_status_t serve_bind_parsed(struct kvci_conn *conn, const struct kvci_
 	status = serve_parse_space(conn, conn->work.array + sizeof(form), message->array_bytes - sizeof(form), &space);
 	if (status != KVC_OK)
 		return status;
+	status = kvci_coding_check(space.codec, answer->text, sizeof(answer->text));
+	if (status != KVC_OK) {
+		kvci_space_fini(&space);
+		return status;
+	}
 	status = kvci_cache_bind(conn->core->cache, conn->client, &space, &form, &binding, &epoch);
 	kvci_space_fini(&space);
 	if (status != KVC_OK)
@@ -360,7 +370,7 @@ static bool serve_bind(struct kvci_conn *conn, const struct kvci_message *messag
 	struct kvci_message answer = {0};
 	kvc_status_t status = KVC_INVALID;
 
-	/* Nine fields of their greatest length, names and lengths. */
+	/* Ten fields of their greatest length, names and lengths. */
 	if (message->array_bytes > sizeof(struct kvc_form) + 16 * KVCI_SPACE_FIELD_BYTES_MAX)
 		status = KVC_TOO_BIG;
 	else if (message->array_bytes > sizeof(struct kvc_form))
@@ -464,6 +474,7 @@ void kvci_conn_destroy(struct kvci_conn *conn)
 	if (conn->window_fd >= 0)
 		close(conn->window_fd);
 	kvci_free(conn->work.array);
+	kvci_free(conn->work.numbers);
 	kvci_free(conn->slabs);
 	kvci_free(conn->tenant);
 	kvci_free(conn);

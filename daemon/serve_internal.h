@@ -49,6 +49,8 @@ struct serve_work {
 	/* MATCH */
 	struct kvci_match match; /* the piece at hand */
 	struct kvci_message answer;
+	uint32_t *numbers; /* of the blocks that matched without a lease, to be touched */
+	uint64_t numbers_room_bytes;
 	uint32_t left; /* blocks that are still to be touched, or whose extents are still to be given */
 };
 

@@ -4,7 +4,10 @@
 
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
+
+enum { MATCH_NUMBERS_BYTES_MAX = 4 << 20 };
 
 /* ---- extents on the wire ---- */
 
@@ -86,6 +89,7 @@ static bool match_extents_step(struct kvci_conn *conn)
 	struct match_extents extents = {.reply = (struct kvci_wire_extent *)(conn->window + work->message.reply_offset)};
 
 	extents.load.client = conn->client;
+	extents.load.binding = work->message.binding;
 	extents.load.first = work->answer.count - work->left;
 	extents.load.count = work->left < SERVE_LOAD_STEP ? work->left : SERVE_LOAD_STEP;
 	extents.load.ready = match_extent_ready;
@@ -115,7 +119,11 @@ static bool match_touch_step(struct kvci_conn *conn)
 	uint32_t count = work->left < SERVE_MATCH_STEP ? work->left : SERVE_MATCH_STEP;
 
 	work->left -= count;
-	kvci_cache_match_touch(conn->core->cache, conn->client, work->message.id, work->left, count);
+	if (work->match.numbers != NULL)
+		kvci_cache_match_touch_blocks(conn->core->cache, work->message.binding, work->match.hashes, work->match.numbers,
+		                              work->left, count);
+	else
+		kvci_cache_match_touch(conn->core->cache, conn->client, work->message.id, work->left, count);
 	return work->left == 0 && match_matched(conn);
 }
 
@@ -148,10 +156,31 @@ static bool match_step(struct kvci_conn *conn)
 		return false;
 	}
 	work->left = work->answer.count;
-	if ((match->flags & KVCI_MATCH_NO_TOUCH) == 0 || work->left == 0)
+	if (((match->flags & KVCI_MATCH_NO_TOUCH) == 0 && match->numbers == NULL) || work->left == 0)
 		return match_matched(conn);
 	work->step = match_touch_step;
 	return match_touch_step(conn);
+}
+
+/* Room for the numbers of what a long match without a lease finds: it is touched from its end, when all of it is known. Where memory is
+ * short, each piece is touched by itself. */
+static uint32_t *match_numbers(struct kvci_conn *conn, const struct kvci_message *message)
+{
+	struct serve_work *work = &conn->work;
+	uint64_t bytes = (uint64_t)message->count * kvci_cache_binding_shards(conn->core->cache, message->binding) * sizeof(uint32_t);
+
+	if (bytes > MATCH_NUMBERS_BYTES_MAX)
+		return NULL;
+	if (work->numbers_room_bytes < bytes) {
+		uint32_t *numbers = kvci_alloc(bytes);
+
+		if (numbers == NULL)
+			return NULL;
+		kvci_free(work->numbers);
+		work->numbers = numbers;
+		work->numbers_room_bytes = bytes;
+	}
+	return work->numbers;
 }
 
 bool serve_match(struct kvci_conn *conn, const struct kvci_message *message)
@@ -180,6 +209,8 @@ bool serve_match(struct kvci_conn *conn, const struct kvci_message *message)
 		work->match.until = SERVE_MATCH_STEP;
 		if ((message->flags & KVCI_MATCH_LEASE) != 0)
 			work->match.flags |= KVCI_MATCH_NO_TOUCH;
+		else if ((message->flags & KVCI_MATCH_EXISTS) == 0)
+			work->match.numbers = match_numbers(conn, message);
 	}
 	serve_work_begin(conn, message, match_step, NULL);
 	return true;
@@ -270,6 +301,7 @@ static bool load_step(struct kvci_conn *conn)
 	kvc_status_t status;
 
 	piece->client = conn->client;
+	piece->binding = work->message.binding;
 	piece->first = work->message.first + done;
 	piece->count = left < SERVE_LOAD_STEP ? left : SERVE_LOAD_STEP;
 	piece->ready = load_ready;

@@ -20,7 +20,7 @@
 
 enum {
 	MODEL_CLIENTS = 5,
-	MODEL_BINDINGS = 5,
+	MODEL_BINDINGS = 7,
 	MODEL_SPACES = 3,
 	MODEL_KEYS = 48,
 	MODEL_LEASES = 48,
@@ -35,8 +35,9 @@ struct model_binding {
 };
 
 static const struct model_binding model_bindings[MODEL_BINDINGS] = {
-	{ "", 0, 0 }, { "", 0, 1 }, { "", 0, 2 }, { "", 1, 0 }, { "other", 2, 0 },
+	{ "", 0, 0 }, { "", 0, 1 }, { "", 0, 2 }, { "", 1, 0 }, { "other", 2, 0 }, { "", 1, 3 }, { "", 1, 4 },
 };
+enum { MODEL_SHARD = 5, MODEL_SHARDS = 2 }; /* the last two are the shards of one block */
 
 struct model_key {
 	bool committed; /* and neither dropped nor of an old epoch */
@@ -59,9 +60,9 @@ struct model_lease {
 	bool used;
 	uint32_t session, binding, first, count, holders;
 	uint64_t request;
-	struct kvci_extent extents[MODEL_KEYS];
-	uint64_t tags[MODEL_KEYS];
-	bool pinned[MODEL_KEYS]; /* an extent was delivered, and nobody spoiled it */
+	struct kvci_extent extents[MODEL_SHARDS][MODEL_KEYS];
+	uint64_t tags[MODEL_SHARDS][MODEL_KEYS];
+	bool pinned[MODEL_SHARDS][MODEL_KEYS]; /* an extent was delivered, and nobody spoiled it */
 };
 
 struct model;
@@ -69,6 +70,7 @@ struct model_load {
 	struct kvci_load load; /* first */
 	struct model *model;
 	struct model_lease *lease;
+	uint32_t shard;
 	bool used;
 	uint64_t answered;
 };
@@ -85,7 +87,8 @@ struct model {
 	struct model_reservation reservations[MODEL_RESERVATIONS];
 	struct model_lease leases[MODEL_LEASES];
 	struct model_load loads[MODEL_LOADS];
-	uint64_t loads_ok, hits;
+	uint32_t shard_key; /* of a shard that was reserved lately: its other shard is likely to be wanted */
+	uint64_t loads_ok, hits, whole_hits;
 };
 
 static struct model *model_now; /* for messages */
@@ -117,13 +120,27 @@ static const char *model_tenant(uint32_t client)
 /* A binding that the client may use. */
 static uint32_t model_pick_binding(struct model *m, uint32_t client)
 {
-	return client == 4 ? 4 : (uint32_t)model_random(m, 4);
+	uint32_t binding = (uint32_t)model_random(m, 6);
+
+	return client == 4 ? 4 : binding < 4 ? binding : binding + 1;
+}
+
+/* The first binding of all shards of this one's blocks. */
+static uint32_t model_family(uint32_t binding)
+{
+	return binding > MODEL_SHARD ? MODEL_SHARD : binding;
+}
+
+static uint32_t model_shards(uint32_t binding)
+{
+	return binding < MODEL_SHARD ? 1 : MODEL_SHARDS;
 }
 
 static uint64_t model_losses(const struct model *m)
 {
 	return world_stat(&m->world, KVCI_STAT_EVICT_LOST_BLOCKS) + world_stat(&m->world, KVCI_STAT_DISK_RECLAIMED_BLOCKS) +
-	       world_stat(&m->world, KVCI_STAT_DAMAGED_BLOCKS) + world_stat(&m->world, KVCI_STAT_INDEX_FULL_BLOCKS);
+	       world_stat(&m->world, KVCI_STAT_DAMAGED_BLOCKS) + world_stat(&m->world, KVCI_STAT_INDEX_FULL_BLOCKS) +
+	       world_stat(&m->world, KVCI_STAT_SHARD_ORPHAN_BLOCKS);
 }
 
 static bool model_valid(const struct model *m, uint32_t binding, uint32_t key)
@@ -131,6 +148,16 @@ static bool model_valid(const struct model *m, uint32_t binding, uint32_t key)
 	const struct model_key *k = &m->keys[binding][key];
 
 	return k->committed && k->epoch == m->epochs[model_bindings[binding].space];
+}
+
+/* In all its shards. */
+static bool model_whole(const struct model *m, uint32_t binding, uint32_t key)
+{
+	bool whole = true;
+
+	for (uint32_t i = 0; i < model_shards(binding); i++)
+		whole &= model_valid(m, model_family(binding) + i, key);
+	return whole;
 }
 
 static uint64_t model_key_number(uint32_t binding, uint32_t key)
@@ -215,6 +242,10 @@ static void model_reserve(struct model *m)
 	uint32_t client = (uint32_t)model_random(m, MODEL_CLIENTS), binding = model_pick_binding(m, client);
 	uint32_t key = (uint32_t)model_random(m, MODEL_KEYS);
 
+	if (model_shards(binding) > 1 && model_random(m, 4) != 0)
+		key = m->shard_key;
+	if (model_shards(binding) > 1 && model_random(m, 8) == 0)
+		m->shard_key = key = (key + 1) % MODEL_KEYS;
 	for (uint32_t i = 0; i < MODEL_RESERVATIONS && free == NULL; i++)
 		free = m->reservations[i].used ? NULL : &m->reservations[i];
 	if (free == NULL)
@@ -310,17 +341,27 @@ static struct model_lease *model_lease_free(struct model *m)
 static void model_check_hit(struct model *m, uint32_t binding, uint32_t key, bool hit, enum kvci_miss miss)
 {
 	const struct model_key *k = &m->keys[binding][key];
+	uint32_t first = model_family(binding), shards = model_shards(binding);
+	bool flight = false, all_ever = true, kept = true;
 
 	if (hit) {
-		MODEL_ASSERT(model_valid(m, binding, key));
+		MODEL_ASSERT(model_whole(m, binding, key));
 		m->hits++;
+		m->whole_hits += shards > 1;
 		return;
 	}
+	for (uint32_t b = first; b < first + shards; b++) {
+		flight |= model_flight(m, b, key) != NULL;
+		all_ever &= m->keys[b][key].ever;
+		kept &= m->keys[b][key].losses == model_losses(m);
+	}
 	MODEL_ASSERT(miss != KVCI_MISS_NONE);
-	MODEL_ASSERT((miss == KVCI_MISS_IN_FLIGHT) == (model_flight(m, binding, key) != NULL) || miss == KVCI_MISS_OVER_CAP);
+	MODEL_ASSERT(miss == KVCI_MISS_IN_FLIGHT || miss == KVCI_MISS_OVER_CAP || model_flight(m, binding, key) == NULL);
+	MODEL_ASSERT(miss != KVCI_MISS_IN_FLIGHT || flight);
 	MODEL_ASSERT(miss != KVCI_MISS_NEVER_STORED || !k->ever);
-	MODEL_ASSERT(miss != KVCI_MISS_OVER_CAP || model_valid(m, binding, key));
-	if (model_valid(m, binding, key) && k->losses == model_losses(m))
+	MODEL_ASSERT(miss != KVCI_MISS_OTHER_SHARD || (shards > 1 && !all_ever));
+	MODEL_ASSERT(miss != KVCI_MISS_OVER_CAP || model_whole(m, binding, key));
+	if (model_whole(m, binding, key) && kept)
 		MODEL_ASSERT(miss == KVCI_MISS_DISK_CIRCUIT || miss == KVCI_MISS_OVER_CAP);
 }
 
@@ -336,7 +377,7 @@ static bool model_loads_of(const struct model *m, uint32_t client)
 static void model_leased(struct model *m, uint32_t client, uint32_t binding, uint32_t first, const struct kvci_match *match,
                          uint64_t request, struct model_lease *lease)
 {
-	bool same = lease != NULL && lease->binding == binding && lease->first == first;
+	bool same = lease != NULL && lease->binding == model_family(binding) && lease->first == first;
 
 	if (lease != NULL && !same) {
 		model_lease_end(lease); /* its only holder asked for other keys: a new one */
@@ -350,7 +391,7 @@ static void model_leased(struct model *m, uint32_t client, uint32_t binding, uin
 		memset(lease, 0, sizeof(*lease));
 		lease->used = true;
 		lease->session = model_session(client);
-		lease->binding = binding;
+		lease->binding = model_family(binding);
 		lease->first = first;
 		lease->request = request;
 	}
@@ -365,6 +406,11 @@ static void model_match(struct model *m)
 	uint32_t client = (uint32_t)model_random(m, MODEL_CLIENTS), binding = model_pick_binding(m, client);
 	uint32_t first = (uint32_t)model_random(m, 8) * 6, count = 1 + (uint32_t)model_random(m, MODEL_KEYS - first);
 	uint32_t kind = (uint32_t)model_random(m, 4);
+
+	if (model_shards(binding) > 1 && model_random(m, 2) == 0) {
+		first = m->shard_key - m->shard_key % 4;
+		count = 1 + (uint32_t)model_random(m, MODEL_KEYS - first);
+	}
 	uint64_t request = model_random(m, MODEL_REQUESTS);
 	struct kvci_match match = { 0 };
 	uint8_t exists[MODEL_KEYS];
@@ -374,10 +420,12 @@ static void model_match(struct model *m)
 	if (flags == KVCI_MATCH_LEASE && lease == NULL && model_lease_free(m) == NULL)
 		return;
 	match.exists = exists;
+	uint32_t numbers[MODEL_KEYS * MODEL_SHARDS];
+	match.numbers = flags == 0 && model_random(m, 2) == 0 ? numbers : NULL;
 	bool busy = lease != NULL && (lease->holders != 1u << client || model_loads_of(m, client));
 	kvc_status_t status = world_match(&m->world, m->clients[client], m->bindings[binding], model_key_number(binding, first), count,
 	                                  flags, request, &match);
-	if (lease != NULL && busy && (lease->binding != binding || lease->first != first)) {
+	if (lease != NULL && busy && (lease->binding != model_family(binding) || lease->first != first)) {
 		MODEL_ASSERT(status == KVC_IN_USE);
 		return;
 	}
@@ -385,11 +433,19 @@ static void model_match(struct model *m)
 	if (flags == KVCI_MATCH_EXISTS) {
 		uint32_t sum = 0;
 		for (uint32_t i = 0; i < count; i++) {
-			MODEL_ASSERT(!exists[i] || model_valid(m, binding, first + i));
+			MODEL_ASSERT(!exists[i] || model_whole(m, binding, first + i));
 			sum += exists[i];
 		}
 		MODEL_ASSERT(sum == match.matched);
 		return;
+	}
+	if (match.numbers != NULL && model_random(m, 4) == 0)
+		world_run(&m->world); /* some of them may be gone by then */
+	if (match.numbers != NULL) {
+		uint8_t hashes[MODEL_KEYS][KVCI_HASH_BYTES];
+		for (uint32_t i = 0; i < match.matched; i++)
+			world_hash(model_key_number(binding, first + i), hashes[i]);
+		kvci_cache_match_touch_blocks(m->world.cache, m->bindings[binding], hashes, numbers, 0, match.matched);
 	}
 	for (uint32_t i = 0; i < match.matched; i++)
 		model_check_hit(m, binding, first + i, true, KVCI_MISS_NONE);
@@ -424,15 +480,16 @@ static void model_ready(struct kvci_load *kvci_load, uint32_t index, kvc_status_
 		return;
 	}
 	m->loads_ok++;
-	MODEL_ASSERT(model_valid(m, lease->binding, key));
+	uint32_t binding = lease->binding + load->shard;
+	MODEL_ASSERT(model_valid(m, binding, key));
 	MODEL_ASSERT(kvci_cache_slab_visible(m->world.cache, kvci_load->client, extent->slab));
 	MODEL_ASSERT(!kvci_cache_slab_visible(m->world.cache, m->clients[kvci_load->client == m->clients[4] ? 3 : 4], extent->slab));
 	world_hash(model_key_number(lease->binding, key), hash);
 	MODEL_ASSERT(world_read(&m->world, extent, hash, &tag) == KVC_OK); /* what was spoiled was reported, and is gone */
-	MODEL_ASSERT(model_tag_right(&m->keys[lease->binding][key], tag));
-	lease->extents[at] = *extent;
-	lease->tags[at] = tag;
-	lease->pinned[at] = true;
+	MODEL_ASSERT(model_tag_right(&m->keys[binding][key], tag));
+	lease->extents[load->shard][at] = *extent;
+	lease->tags[load->shard][at] = tag;
+	lease->pinned[load->shard][at] = true;
 }
 
 static void model_load(struct model *m)
@@ -462,6 +519,14 @@ static void model_load(struct model *m)
 	}
 	free->load.first = (uint32_t)model_random(m, lease->count);
 	free->load.count = 1 + (uint32_t)model_random(m, lease->count - free->load.first);
+	free->shard = (uint32_t)model_random(m, model_shards(lease->binding));
+	free->load.binding = m->bindings[lease->binding + free->shard];
+	if (model_shards(lease->binding) > 1 && model_random(m, 20) == 0) {
+		free->load.binding = m->bindings[model_random(m, 2) * 3]; /* of other blocks */
+		MODEL_ASSERT(kvci_cache_load(m->world.cache, &free->load, id) == KVC_INVALID);
+		free->used = false;
+		return;
+	}
 	if (model_random(m, 20) == 0) {
 		free->load.count = lease->count - free->load.first + 1;
 		MODEL_ASSERT(kvci_cache_load(m->world.cache, &free->load, id) == KVC_INVALID);
@@ -506,32 +571,42 @@ static void model_read_pinned(struct model *m, struct model_lease *lease, uint32
 	uint8_t hash[KVCI_HASH_BYTES];
 	uint64_t tag;
 
-	if (!lease->used || at >= lease->count || !lease->pinned[at])
-		return;
-	world_hash(model_key_number(lease->binding, lease->first + at), hash);
-	MODEL_ASSERT(world_read(&m->world, &lease->extents[at], hash, &tag) == KVC_OK);
-	MODEL_ASSERT(tag == lease->tags[at]);
+	for (uint32_t shard = 0; shard < MODEL_SHARDS; shard++) {
+		if (!lease->used || at >= lease->count || !lease->pinned[shard][at])
+			continue;
+		world_hash(model_key_number(lease->binding, lease->first + at), hash);
+		MODEL_ASSERT(world_read(&m->world, &lease->extents[shard][at], hash, &tag) == KVC_OK);
+		MODEL_ASSERT(tag == lease->tags[shard][at]);
+	}
+}
+
+/* Whoever has this extent must not trust it. */
+static void model_distrust(struct model *m, const struct kvci_extent *extent)
+{
+	for (uint32_t i = 0; i < MODEL_LEASES; i++)
+		for (uint32_t shard = 0; shard < MODEL_SHARDS; shard++)
+			for (uint32_t k = 0; k < MODEL_KEYS && m->leases[i].used; k++)
+				if (m->leases[i].pinned[shard][k] && m->leases[i].extents[shard][k].slab == extent->slab &&
+				    m->leases[i].extents[shard][k].generation == extent->generation)
+					m->leases[i].pinned[shard][k] = false;
 }
 
 static void model_report(struct model *m)
 {
 	struct model_lease *lease = &m->leases[model_random(m, MODEL_LEASES)];
 	uint32_t at = (uint32_t)model_random(m, MODEL_KEYS), client = lease->session == 0 ? 0 : lease->session + 2;
+	uint32_t shard = (uint32_t)model_random(m, model_shards(lease->binding));
 
-	if (!lease->used || at >= lease->count || !lease->pinned[at])
+	if (!lease->used || at >= lease->count || !lease->pinned[shard][at])
 		return;
+	struct kvci_extent extent = lease->extents[shard][at];
 	bool spoil = model_random(m, 2) == 0;
 	uint64_t before = world_stat(&m->world, KVCI_STAT_DAMAGED_BLOCKS);
 	if (spoil) {
-		world_extent(&m->world, &lease->extents[at])[model_random(m, 2) ? 600 : 40] ^= 1;
-		for (uint32_t i = 0; i < MODEL_LEASES; i++) /* whoever has this extent must not trust it */
-			for (uint32_t k = 0; k < MODEL_KEYS && m->leases[i].used; k++)
-				if (m->leases[i].pinned[k] && m->leases[i].extents[k].slab == lease->extents[at].slab &&
-				    m->leases[i].extents[k].generation == lease->extents[at].generation)
-					m->leases[i].pinned[k] = false;
+		world_extent(&m->world, &extent)[model_random(m, 2) ? 600 : 40] ^= 1;
+		model_distrust(m, &extent);
 	}
-	kvci_cache_report_damage(m->world.cache, m->clients[client], &lease->extents[at]);
-	struct kvci_extent extent = lease->extents[at];
+	kvci_cache_report_damage(m->world.cache, m->clients[client], &extent);
 	world_run(&m->world);
 	if (!spoil) /* as long as nothing else went wrong meanwhile */
 		MODEL_ASSERT(world_stat(&m->world, KVCI_STAT_DAMAGE_REPORTS) > 0 && before <= world_stat(&m->world, KVCI_STAT_DAMAGED_BLOCKS));
@@ -765,8 +840,11 @@ static void model_run(const struct world_options *given, uint64_t seed, uint64_t
 			kvci_cache_tick(m->world.cache);
 	}
 	model_check(m);
-	if (m->hits < turns / 200 || m->loads_ok < turns / 200) /* else the model saw too little */
+	if (m->hits < turns / 500 || m->loads_ok < turns / 500) /* else the model saw too little */
 		fail_msg("%llu hits, %llu loads", (unsigned long long)m->hits, (unsigned long long)m->loads_ok);
+	if (m->whole_hits < turns / 5000 || world_stat(&m->world, KVCI_STAT_SHARD_ORPHAN_BLOCKS) < turns / 20000)
+		fail_msg("%llu hits of two shards, %llu orphans", (unsigned long long)m->whole_hits,
+		         (unsigned long long)world_stat(&m->world, KVCI_STAT_SHARD_ORPHAN_BLOCKS));
 	if (options.disk && options.write_mode != KVCI_WRITE_OFF)
 		assert_true(world_stat(&m->world, KVCI_STAT_DISK_READ_BLOCKS) > 0);
 	world_fini(&m->world, NULL);

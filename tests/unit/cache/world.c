@@ -205,7 +205,8 @@ void world_form(uint32_t form, struct kvc_form *ret_form)
 		                       .arrangement = KVC_KV_SPLIT,
 		                       .order = form == 2 ? KVC_ORDER_NH : KVC_ORDER_HN,
 		                       .group_rule = KVC_GROUP_FULL,
-		                       .shard_count = 1 };
+		                       .shard_index = form == 4,
+		                       .shard_count = form < 3 ? 1 : 2 };
 }
 
 void world_space(const char *tenant, uint32_t space, char (*storage)[32], struct kvci_space *ret_space)
@@ -266,6 +267,7 @@ void world_fill(struct world *world, uint32_t binding, const uint8_t *hash, cons
 	memset(&id, 0, sizeof(id));
 	memcpy(id.space, space.fingerprint, sizeof(id.space));
 	memcpy(id.hash, hash, sizeof(id.hash));
+	id.shard_index = form->shard_index;
 	for (uint32_t layer = 0; layer < WORLD_LAYERS; layer++) {
 		uint64_t *words = (uint64_t *)(void *)(record + sizes.sections_offset_bytes + layer * sizes.section_stride_bytes);
 		for (uint64_t i = 0; i < sizes.section_bytes / 8; i++)
@@ -337,8 +339,10 @@ kvc_status_t world_match(struct world *world, uint32_t client, uint32_t binding,
 	for (uint32_t i = 0; i < count; i++)
 		world_hash(first + i, hashes[i]);
 	uint8_t *exists = ret_match->exists;
+	uint32_t *numbers = ret_match->numbers;
 	*ret_match = (struct kvci_match){
-		.binding = binding, .flags = flags, .hashes = (const uint8_t(*)[KVCI_HASH_BYTES])hashes, .count = count, .exists = exists
+		.binding = binding, .flags = flags, .hashes = (const uint8_t(*)[KVCI_HASH_BYTES])hashes, .count = count, .exists = exists,
+		.numbers = numbers,
 	};
 	world_request_id(request, ret_match->request_id);
 	return kvci_cache_match(world->cache, client, ret_match);
@@ -371,6 +375,12 @@ static void world_load_ready(struct kvci_load *load, uint32_t index, kvc_status_
 kvc_status_t world_load(struct world *world, struct world_load *load, uint32_t client, uint64_t request, uint32_t first,
                         uint32_t count)
 {
+	return world_load_shard(world, load, client, 0, request, first, count);
+}
+
+kvc_status_t world_load_shard(struct world *world, struct world_load *load, uint32_t client, uint32_t binding, uint64_t request,
+                              uint32_t first, uint32_t count)
+{
 	uint8_t id[KVCI_REQUEST_ID_BYTES];
 
 	assert_true(count <= 256);
@@ -378,6 +388,7 @@ kvc_status_t world_load(struct world *world, struct world_load *load, uint32_t c
 	for (uint32_t i = 0; i < 256; i++)
 		load->statuses[i] = KVC_PENDING;
 	load->load.client = client;
+	load->load.binding = binding;
 	load->load.first = first;
 	load->load.count = count;
 	load->load.ready = world_load_ready;

@@ -60,7 +60,7 @@ void world_advance(struct world *world, uint64_t ns);
 /* Fails the test when an invariant is broken. */
 void world_check(struct world *world);
 
-/* Forms: 0: record of 4 KiB; 1: 20 KiB; 2: 4 KiB, another form than 0. Spaces by number: model "m<space>", tenant. */
+/* Forms: 0: record of 4 KiB; 1: 20 KiB; 2: 4 KiB, another form than 0; 3 and 4: the two shards of one, 4 KiB each. Spaces by number: model "m<space>", tenant. */
 void world_form(uint32_t form, struct kvc_form *ret_form);
 void world_space(const char *tenant, uint32_t space, char (*storage)[32], struct kvci_space *ret_space);
 kvc_status_t world_bind(struct world *world, uint32_t client, const char *tenant, uint32_t space, uint32_t form,
@@ -98,5 +98,8 @@ struct world_load {
 };
 kvc_status_t world_load(struct world *world, struct world_load *load, uint32_t client, uint64_t request, uint32_t first,
                         uint32_t count);
+/* The same, of the shard that a binding is. */
+kvc_status_t world_load_shard(struct world *world, struct world_load *load, uint32_t client, uint32_t binding, uint64_t request,
+                              uint32_t first, uint32_t count);
 
 #endif
