@@ -7,6 +7,24 @@
 #include "base/config.h"
 #include "base/stats.h"
 
+/* What daemon/metrics.c makes besides the table's figures (base knows nothing of it: tests/unit/daemon/test_metrics.c compares). */
+static const char gen_metrics_more[] =
+	"\n## Besides the table\n\n"
+	"| Prometheus | kind | labels | what it tells |\n|---|---|---|---|\n"
+	"| `kvcask_build_info` | gauge, always 1 | `version` | which daemon this is |\n"
+	"| `kvcask_miss_keys_total` | counter | `cause`: the name behind `miss_` above | the misses as one metric that can be summed by cause: "
+	"`kvcask_match_keys_total` is `kvcask_match_hit_keys_total` and all causes together |\n\n"
+	"## Latencies\n\n"
+	"Histograms in seconds: `_bucket{le=...}` is how many took at most so long (bounds are powers of two of nanoseconds, 1 us to 34 s), `_sum` and\n"
+	"`_count` are of all. `kvcask stat` shows their medians and 99th percentiles, as the bound of the bucket in which they lie. Example: the 99th\n"
+	"percentile over five minutes is `histogram_quantile(0.99, rate(kvcask_match_seconds_bucket[5m]))`.\n\n"
+	"| Prometheus | what is measured |\n|---|---|\n"
+	"| `kvcask_match_seconds` | a match, from its message to its answer |\n"
+	"| `kvcask_load_seconds` | a load, from its message until every block has a status |\n"
+	"| `kvcask_commit_seconds` | a store's commit, from its message to its answer |\n"
+	"| `kvcask_disk_read_seconds` | one read of a record, given to the disk tier until it is checked |\n"
+	"| `kvcask_disk_write_seconds` | one write of a record |\n";
+
 static void gen_metrics(FILE *out)
 {
 	fprintf(out, "<!-- Made from base/stats.def by tools/dev/gen-docs; do not edit. -->\n"
@@ -22,6 +40,7 @@ static void gen_metrics(FILE *out)
 		fprintf(out, "| `kvcask_%s%s` | `%s` | %s | %s | %s |\n", info->name, counter ? "_total" : "", info->name,
 		        counter ? "counter" : "gauge", info->unit, info->text);
 	}
+	fputs(gen_metrics_more, out);
 }
 
 int main(int argc, char **argv)
