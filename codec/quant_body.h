@@ -451,70 +451,93 @@ static void quant_range(const struct quant_rows *rows, const uint8_t *raw, int32
 #undef RANGE
 }
 
-static bool quant_channel_meta(uint32_t dims, const int32_t *lowest, const int32_t *highest, uint32_t levels, uint8_t *meta)
+static bool quant_channel_meta(uint32_t dims, const int32_t *restrict lowest, const int32_t *restrict highest, uint32_t levels,
+                               uint8_t *restrict meta)
 {
-	bool right = true;
+	uint8_t *restrict scales = meta + (size_t)2 * dims;
+	uint32_t wrong = 0;
 
 	for (uint32_t i = 0; i < dims; i++) {
 		uint16_t low16, scale16;
 
-		right &= body_meta(lowest[i], highest[i], (float)levels, &low16, &scale16);
+		body_meta(lowest[i], highest[i], (float)levels, &low16, &scale16);
 		body_put16(meta + (size_t)2 * i, low16);
-		body_put16(meta + (size_t)2 * (dims + i), scale16);
+		body_put16(scales + (size_t)2 * i, scale16);
 	}
-	return right;
+	/* What is not finite is beyond these, too, in the order of the integers. */
+	for (uint32_t i = 0; i < dims; i++)
+		wrong |= (uint32_t)(lowest[i] < quant_ordered(body_bits(-65504.0f))) | (uint32_t)(highest[i] > quant_ordered(body_bits(65504.0f)));
+	return wrong == 0;
 }
 
-/* A stretch of a group's channels that stays in registers or the first cache. */
+/* Channels that are done at once: what belongs to them stays in registers or the first cache. Pointers are moved to a stretch's begin, as a sum of
+ * 32 bits in an index, which could wrap, would keep the compiler from making vectors. */
 enum { BODY_STRETCH = 128 };
 
-QUANT_INLINE void body_channel_encode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, const uint8_t *restrict raw, uint32_t begin,
+QUANT_INLINE size_t body_element_bytes(uint32_t dtype)
+{
+	return dtype == KVC_DTYPE_F32 ? 4 : 2;
+}
+
+QUANT_INLINE void body_channel_encode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, const uint8_t *restrict raw,
                                       float levels, const uint8_t *restrict meta, uint8_t *restrict codes)
 {
+	const uint8_t *restrict scales = meta + (size_t)2 * rows->dims;
 	float low[BODY_STRETCH], inverse[BODY_STRETCH];
 
 	for (uint32_t i = 0; i < width; i++) {
-		low[i] = body_from_f16(body_get16(meta + (size_t)2 * (begin + i)));
-		inverse[i] = body_inverse(body_from_f16(body_get16(meta + (size_t)2 * (rows->dims + begin + i))));
+		low[i] = body_from_f16(body_get16(meta + (size_t)2 * i));
+		inverse[i] = body_inverse(body_from_f16(body_get16(scales + (size_t)2 * i)));
 	}
 	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims)
 		for (uint32_t i = 0; i < width; i++)
-			codes[begin + i] = body_code(body_load(dtype, raw, begin + i), low[i], inverse[i], levels);
+			codes[i] = body_code(body_load(dtype, raw, i), low[i], inverse[i], levels);
 }
 
 static void quant_channel_encode(const struct quant_rows *rows, const uint8_t *raw, uint32_t levels, const uint8_t *meta, uint8_t *codes)
 {
-	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
-		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+	const struct quant_rows here = *rows;
 
-#define ENCODE(type, length) body_channel_encode(type, length, rows, raw, begin, (float)levels, meta, codes)
-		BODY_EACH(ENCODE, rows->dtype, width);
+	for (uint32_t begin = 0; begin < here.dims; begin += BODY_STRETCH) {
+		uint32_t width = here.dims - begin < BODY_STRETCH ? here.dims - begin : BODY_STRETCH;
+
+#define ENCODE(type, length) body_channel_encode(type, length, &here, raw, (float)levels, meta, codes)
+		BODY_EACH(ENCODE, here.dtype, width);
 #undef ENCODE
+		raw += BODY_STRETCH * body_element_bytes(here.dtype);
+		codes += BODY_STRETCH;
+		meta += 2 * BODY_STRETCH;
 	}
 }
 
-QUANT_INLINE void body_channel_decode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, uint8_t *restrict raw, uint32_t begin,
+QUANT_INLINE void body_channel_decode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, uint8_t *restrict raw,
                                       const uint8_t *restrict meta, const uint8_t *restrict codes)
 {
+	const uint8_t *restrict scales = meta + (size_t)2 * rows->dims;
 	float low[BODY_STRETCH], scale[BODY_STRETCH];
 
 	for (uint32_t i = 0; i < width; i++) {
-		low[i] = body_from_f16(body_get16(meta + (size_t)2 * (begin + i)));
-		scale[i] = body_from_f16(body_get16(meta + (size_t)2 * (rows->dims + begin + i)));
+		low[i] = body_from_f16(body_get16(meta + (size_t)2 * i));
+		scale[i] = body_from_f16(body_get16(scales + (size_t)2 * i));
 	}
 	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims)
 		for (uint32_t i = 0; i < width; i++)
-			body_store(dtype, raw, begin + i, low[i] + (float)codes[begin + i] * scale[i]);
+			body_store(dtype, raw, i, low[i] + (float)codes[i] * scale[i]);
 }
 
 static void quant_channel_decode(const struct quant_rows *rows, uint8_t *raw, const uint8_t *meta, const uint8_t *codes)
 {
-	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
-		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+	const struct quant_rows here = *rows;
 
-#define DECODE(type, length) body_channel_decode(type, length, rows, raw, begin, meta, codes)
-		BODY_EACH(DECODE, rows->dtype, width);
+	for (uint32_t begin = 0; begin < here.dims; begin += BODY_STRETCH) {
+		uint32_t width = here.dims - begin < BODY_STRETCH ? here.dims - begin : BODY_STRETCH;
+
+#define DECODE(type, length) body_channel_decode(type, length, &here, raw, meta, codes)
+		BODY_EACH(DECODE, here.dtype, width);
 #undef DECODE
+		raw += BODY_STRETCH * body_element_bytes(here.dtype);
+		codes += BODY_STRETCH;
+		meta += 2 * BODY_STRETCH;
 	}
 }
 
@@ -562,59 +585,69 @@ static bool quant_row_scales(const struct quant_rows *rows, const uint8_t *raw, 
 #undef SCALES
 }
 
-QUANT_INLINE void body_f8_encode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, const uint8_t *restrict raw, uint32_t begin,
+QUANT_INLINE void body_f8_encode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, const uint8_t *restrict raw,
                                  bool e5m2, bool by_row, const uint8_t *restrict scales, uint8_t *restrict codes)
 {
 	float inverse[BODY_STRETCH];
 
 	for (uint32_t i = 0; !by_row && i < width; i++)
-		inverse[i] = body_inverse(body_bf16(body_get16(scales + (size_t)2 * (begin + i))));
+		inverse[i] = body_inverse(body_bf16(body_get16(scales + (size_t)2 * i)));
 	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims) {
 		float factor = by_row ? body_inverse(body_bf16(body_get16(scales + (size_t)2 * row))) : 0;
 
 		for (uint32_t i = 0; i < width; i++)
-			codes[begin + i] = body_to_f8(e5m2, body_load(dtype, raw, begin + i) * (by_row ? factor : inverse[i]));
+			codes[i] = body_to_f8(e5m2, body_load(dtype, raw, i) * (by_row ? factor : inverse[i]));
 	}
 }
 
 static void quant_f8_encode(const struct quant_rows *rows, const uint8_t *raw, bool e5m2, bool by_row, const uint8_t *scales, uint8_t *codes)
 {
-	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
-		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+	const struct quant_rows here = *rows;
+
+	for (uint32_t begin = 0; begin < here.dims; begin += BODY_STRETCH) {
+		uint32_t width = here.dims - begin < BODY_STRETCH ? here.dims - begin : BODY_STRETCH;
 
 #define ENCODE(type, length) \
-	(by_row ? body_f8_encode(type, length, rows, raw, begin, e5m2, true, scales, codes) : \
-	          body_f8_encode(type, length, rows, raw, begin, e5m2, false, scales, codes))
-		BODY_EACH(ENCODE, rows->dtype, width);
+	(by_row ? body_f8_encode(type, length, &here, raw, e5m2, true, scales, codes) : \
+	          body_f8_encode(type, length, &here, raw, e5m2, false, scales, codes))
+		BODY_EACH(ENCODE, here.dtype, width);
 #undef ENCODE
+		raw += BODY_STRETCH * body_element_bytes(here.dtype);
+		codes += BODY_STRETCH;
+		scales += by_row ? 0 : 2 * BODY_STRETCH;
 	}
 }
 
-QUANT_INLINE void body_f8_decode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, uint8_t *restrict raw, uint32_t begin, bool e5m2,
+QUANT_INLINE void body_f8_decode(uint32_t dtype, uint32_t width, const struct quant_rows *rows, uint8_t *restrict raw, bool e5m2,
                                  bool by_row, const uint8_t *restrict scales, const uint8_t *restrict codes)
 {
 	float scale[BODY_STRETCH];
 
 	for (uint32_t i = 0; !by_row && i < width; i++)
-		scale[i] = body_bf16(body_get16(scales + (size_t)2 * (begin + i)));
+		scale[i] = body_bf16(body_get16(scales + (size_t)2 * i));
 	for (uint32_t row = 0; row < rows->count; row++, raw += rows->row_bytes, codes += rows->dims) {
 		float factor = by_row ? body_bf16(body_get16(scales + (size_t)2 * row)) : 0;
 
 		for (uint32_t i = 0; i < width; i++)
-			body_store(dtype, raw, begin + i, body_from_f8(e5m2, codes[begin + i]) * (by_row ? factor : scale[i]));
+			body_store(dtype, raw, i, body_from_f8(e5m2, codes[i]) * (by_row ? factor : scale[i]));
 	}
 }
 
 static void quant_f8_decode(const struct quant_rows *rows, uint8_t *raw, bool e5m2, bool by_row, const uint8_t *scales, const uint8_t *codes)
 {
-	for (uint32_t begin = 0; begin < rows->dims; begin += BODY_STRETCH) {
-		uint32_t width = rows->dims - begin < BODY_STRETCH ? rows->dims - begin : BODY_STRETCH;
+	const struct quant_rows here = *rows;
+
+	for (uint32_t begin = 0; begin < here.dims; begin += BODY_STRETCH) {
+		uint32_t width = here.dims - begin < BODY_STRETCH ? here.dims - begin : BODY_STRETCH;
 
 #define DECODE(type, length) \
-	(by_row ? body_f8_decode(type, length, rows, raw, begin, e5m2, true, scales, codes) : \
-	          body_f8_decode(type, length, rows, raw, begin, e5m2, false, scales, codes))
-		BODY_EACH(DECODE, rows->dtype, width);
+	(by_row ? body_f8_decode(type, length, &here, raw, e5m2, true, scales, codes) : \
+	          body_f8_decode(type, length, &here, raw, e5m2, false, scales, codes))
+		BODY_EACH(DECODE, here.dtype, width);
 #undef DECODE
+		raw += BODY_STRETCH * body_element_bytes(here.dtype);
+		codes += BODY_STRETCH;
+		scales += by_row ? 0 : 2 * BODY_STRETCH;
 	}
 }
 
