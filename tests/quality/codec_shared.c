@@ -5,11 +5,14 @@
  */
 #include "tests/quality/codec_shared.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include <kvcask/plugin/codec.h>
+
+#include "codec/profile.h"
 
 struct shared_run {
 	const struct kvcq_array *array;
@@ -184,6 +187,25 @@ int kvcq_round_trip(const char *spec, const struct kvcq_array *array, struct kvc
 	shared_run_fini(&run);
 	*ret_result = result;
 	return status;
+}
+
+const void *kvcq_profile_open(const char *path)
+{
+	struct kvc_profile *profile = NULL;
+	FILE *file = fopen(path, "rbe");
+	uint8_t *bytes = NULL;
+	long length = -1;
+
+	if (file == NULL)
+		return NULL;
+	if (fseek(file, 0, SEEK_END) == 0 && (length = ftell(file)) > 0 && fseek(file, 0, SEEK_SET) == 0)
+		bytes = malloc((size_t)length);
+	if (bytes != NULL && fread(bytes, 1, (size_t)length, file) == (size_t)length &&
+	    kvci_profile_read(bytes, (size_t)length, &profile) != KVC_OK)
+		profile = NULL;
+	free(bytes);
+	fclose(file);
+	return profile;
 }
 
 const char *kvcq_status_name(int status)

@@ -39,6 +39,8 @@ KVCQ_EXPORT int kvcq_codec_at(uint32_t index, const char **ret_name, uint32_t *r
 /* OK, or why this build cannot code so; *ret_wrong is the word that is wrong, else NULL. */
 KVCQ_EXPORT int kvcq_spec_check(const char *spec, uint32_t *ret_lossless, uint32_t *ret_needs_profile, const char **ret_wrong);
 KVCQ_EXPORT int kvcq_round_trip(const char *spec, const struct kvcq_array *array, struct kvcq_result *ret_result);
+/* A profile file, for kvcq_array.profile; kept until the process ends. NULL: it cannot be read, or is none. */
+KVCQ_EXPORT const void *kvcq_profile_open(const char *path);
 KVCQ_EXPORT const char *kvcq_status_name(int status);
 
 #endif
