@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Any bytes as a part: the first six say which codec, which elements, how they lie and how long the part is; of the rest
- *   even  they are a coded stream: every decoder answers inside its buffers, and every kernel the same
- *   odd   they are the part: it is coded and comes back (a lossy codec's in the right length)
+ * Any bytes as a part: the first six say which codec, which elements, how they lie, what the codec is asked for and how long the part is; the
+ * fourth byte is
+ *   even  the rest is a coded stream: every decoder answers inside its buffers, and every kernel the same
+ *   odd   it is the part: it is coded, by every kernel to the same bytes, and comes back (a lossy codec's in the right length)
  */
 #include <string.h>
 
@@ -61,20 +62,48 @@ static void fuzz_stream(const struct kvc_codec_ops *ops, const struct kvc_codec_
 
 static void fuzz_part(const struct kvc_codec_ops *ops, const struct kvc_codec_part *part, const uint8_t *raw, size_t raw_bytes)
 {
-	size_t bound = ops->bound_bytes(part, raw_bytes), scratch_bytes = ops->scratch_bytes(part, raw_bytes), bytes = 0;
-	uint8_t *coded = guarded(bound), *back = guarded(raw_bytes), *scratch = guarded(scratch_bytes);
+	size_t bound = ops->bound_bytes(part, raw_bytes), scratch_bytes = ops->scratch_bytes(part, raw_bytes), first_bytes = 0;
+	uint8_t *coded = guarded(bound), *first = guarded(bound), *back = guarded(raw_bytes), *scratch = guarded(scratch_bytes);
 
-	FUZZ_CHECK(ops->encode(part, raw, raw_bytes, coded, bound, scratch, &bytes) == KVC_OK && bytes <= bound);
-	check_guard(coded, bound);
-	check_guard(scratch, scratch_bytes);
-	if (bytes != 0) {
+	for (int i = 0; i < KERNELS; i++) {
+		size_t bytes = 0;
+
+		if (!kvci_rans_select(kernels[i]))
+			continue;
+		FUZZ_CHECK(ops->encode(part, raw, raw_bytes, coded, bound, scratch, &bytes) == KVC_OK && bytes <= bound);
+		check_guard(coded, bound);
+		check_guard(scratch, scratch_bytes);
+		if (i == 0) {
+			first_bytes = bytes;
+			memcpy(first, coded, bytes);
+		}
+		FUZZ_CHECK(bytes == first_bytes && memcmp(first, coded, bytes) == 0);
+		if (bytes == 0)
+			continue;
 		FUZZ_CHECK(ops->decode(part, coded, bytes, back, raw_bytes, scratch) == KVC_OK);
 		check_guard(back, raw_bytes);
 		FUZZ_CHECK(!ops->lossless || memcmp(raw, back, raw_bytes) == 0);
 	}
 	kvci_free(coded);
+	kvci_free(first);
 	kvci_free(back);
 	kvci_free(scratch);
+}
+
+/* What a lossy codec is asked for: its defaults where the bits are 0. */
+static struct kvc_codec_params params_of(const struct kvc_codec_ops *ops, uint8_t bits)
+{
+	struct kvc_codec_params params = ops->defaults;
+
+	if ((bits & 0x10) != 0)
+		params.entropy = 0;
+	if ((bits & 0x20) != 0 && (ops->params & KVC_CODEC_PARAM_VARIANT) != 0)
+		params.variant = bits >> 6;
+	else if ((bits & 0x20) != 0 && (ops->params & KVC_CODEC_PARAM_GROUP) != 0)
+		params.group = 8u << (bits >> 6);
+	if ((bits & 0x40) != 0 && (ops->params & KVC_CODEC_PARAM_BITS_K) != 0)
+		params.bits_k = params.bits_v = 2 + (bits >> 7);
+	return params;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
@@ -85,6 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 		.head_dim_k = 16, .head_dim_v = 16, .group_rule = KVC_GROUP_FULL, .shard_count = 1,
 	};
 	struct kvc_codec_part part = { .form = &form };
+	struct kvc_codec_params params;
 	size_t raw_bytes;
 
 	if (length < HEAD_BYTES || (ops = kvc_codec_by_id(bytes[0])) == NULL)
@@ -92,11 +122,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 	form.dtype = 1 + bytes[1] % 7;
 	form.arrangement = 1 + bytes[2] % 2;
 	form.order = 1 + bytes[2] / 2 % 2;
-	part.is_k = bytes[2] / 4 % 2 != 0 || form.arrangement == KVC_KV_FUSED;
+	if ((bytes[2] & 8) != 0) {
+		form.arrangement = KVC_KV_LATENT;
+		form.order = form.head_dim_v = 0;
+		form.kv_heads = 1;
+	}
+	part.layer_count = ops->span != NULL ? bytes[2] >> 4 & 1 : 0;
+	part.position_tokens = bytes[2] >> 5;
+	part.is_k = bytes[2] / 4 % 2 != 0 || form.arrangement != KVC_KV_SPLIT;
+	params = params_of(ops, bytes[3]);
+	part.params = &params;
 	raw_bytes = bytes[4] | (size_t)bytes[5] << 8;
-	if (bytes[3] % 2 == 0)
+	if (bytes[3] % 2 == 0) {
 		fuzz_stream(ops, &part, bytes + HEAD_BYTES, length - HEAD_BYTES, raw_bytes);
-	else
+	} else {
+		part.scores = (bytes[3] & 8) != 0 ? bytes + HEAD_BYTES : NULL; /* fewer rows than bytes */
 		fuzz_part(ops, &part, bytes + HEAD_BYTES, length - HEAD_BYTES);
+	}
 	return 0;
 }
