@@ -323,6 +323,9 @@ struct kvci_space_info {
 uint32_t kvci_cache_space_count(const struct kvci_cache *cache);
 kvc_status_t kvci_cache_space_info(const struct kvci_cache *cache, uint32_t space, struct kvci_space_info *ret_info);
 uint32_t kvci_cache_binding_count(const struct kvci_cache *cache); /* bindings are numbered from 0 */
+/* The form of records in a space, and the space's fields; NULL: nobody has bound it. */
+const struct kvc_form *kvci_cache_form_of(const struct kvci_cache *cache, const uint8_t fingerprint[KVCI_SPACE_BYTES], uint64_t form_id,
+                                          const struct kvci_space **ret_fields);
 const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, uint32_t binding);
 uint32_t kvci_cache_binding_space(const struct kvci_cache *cache, uint32_t binding);
 uint32_t kvci_cache_binding_shards(const struct kvci_cache *cache, uint32_t binding); /* its shard_count; 0: no such binding */

@@ -209,6 +209,18 @@ static struct kvci_binding *binding_find(const struct kvci_cache *cache, const s
 	return NULL;
 }
 
+const struct kvc_form *kvci_cache_form_of(const struct kvci_cache *cache, const uint8_t fingerprint[KVCI_SPACE_BYTES], uint64_t form_id,
+                                          const struct kvci_space **ret_fields)
+{
+	const struct kvci_space_entry *space = kvci_space_by_fingerprint(cache, fingerprint);
+	const struct kvci_binding *binding = space != NULL ? binding_find(cache, space, form_id) : NULL;
+
+	if (binding == NULL || !binding->form_known)
+		return NULL;
+	*ret_fields = &space->fields;
+	return &binding->form;
+}
+
 static kvc_status_t binding_add(struct kvci_cache *cache, struct kvci_space_entry *space, uint64_t form_id,
                                 struct kvci_binding **ret_binding)
 {

@@ -38,6 +38,8 @@ json_t *admin_block_json(const struct kvci_block_info *info, uint64_t now_ns)
 	admin_set_uint(object, "position_tokens", info->position_tokens);
 	admin_set_uint(object, "token_count", info->token_count);
 	admin_set_uint(object, "record_bytes", info->record_bytes);
+	admin_set_uint(object, "disk_bytes", info->on_disk ? (uint64_t)info->place.length_4k * KVCI_RECORD_ALIGN_BYTES : 0);
+	admin_set_bool(object, "lossy", info->lossy);
 	admin_set_text(object, "where", blocks_where(info));
 	admin_set_bool(object, "writing", info->writing);
 	admin_set_bool(object, "loading", info->loading);

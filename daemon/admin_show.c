@@ -7,6 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+#include <kvcask/plugin/codec.h>
+
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "daemon/content.h"
@@ -32,6 +34,7 @@ struct show {
 	struct kvc_form form;
 	bool form_known;
 	uint8_t *record;
+	uint8_t *image; /* a coded one unpacked, for its content */
 	uint64_t record_bytes, copied_bytes;
 	const char *source;
 	bool reading;
@@ -44,6 +47,7 @@ static void show_release(struct show *show)
 {
 	kvci_loop_timer_disarm(show->core->loop, &show->read_timer);
 	kvci_free(show->record);
+	kvci_free(show->image);
 	kvci_free(show);
 }
 
@@ -110,7 +114,38 @@ static json_t *show_header(const struct kvci_record_header *header)
 	admin_set_uint(object, "sections", header->section_count);
 	admin_set_uint(object, "position_tokens", header->position_tokens);
 	admin_set_uint(object, "token_count", header->token_count);
+	admin_set_bool(object, "lossy", (header->flags & KVCI_RECORD_LOSSY) != 0);
+	if (header->profile_id != 0) {
+		char profile[20];
+
+		snprintf(profile, sizeof(profile), "%016" PRIx64, header->profile_id);
+		admin_set_text(object, "profile", profile);
+	}
 	return object;
+}
+
+/* "split", or "split+raw" where K and V differ. */
+static const char *show_codec(const struct kvci_section_entry *section, char *text, size_t room)
+{
+	const struct kvc_codec_ops *k = kvc_codec_by_id(section->codec_k), *v = kvc_codec_by_id(section->codec_v);
+	char names[2][16];
+
+	snprintf(names[0], sizeof(names[0]), "%u", section->codec_k);
+	snprintf(names[1], sizeof(names[1]), "%u", section->codec_v);
+	if (section->codec_k == section->codec_v)
+		snprintf(text, room, "%s", k != NULL ? k->name : names[0]);
+	else
+		snprintf(text, room, "%s+%s", k != NULL ? k->name : names[0], v != NULL ? v->name : names[1]);
+	return text;
+}
+
+static uint32_t show_unit(const struct kvci_record_header *header, const struct kvci_section_entry *sections, uint32_t section)
+{
+	uint32_t end = section + 1;
+
+	while (end < header->section_count && sections[end].stored_bytes == 0)
+		end++;
+	return end - section;
 }
 
 static json_t *show_sections(const struct kvci_record_header *header, const struct kvci_section_entry *sections)
@@ -119,7 +154,7 @@ static json_t *show_sections(const struct kvci_record_header *header, const stru
 
 	for (uint32_t i = 0; i < header->section_count; i++) {
 		json_t *object = json_object();
-		char checksum[20];
+		char checksum[20], codec[40];
 
 		snprintf(checksum, sizeof(checksum), "%016" PRIx64, sections[i].raw_checksum);
 		admin_set_uint(object, "section", i);
@@ -128,6 +163,11 @@ static json_t *show_sections(const struct kvci_record_header *header, const stru
 		admin_set_uint(object, "stored_bytes", sections[i].stored_bytes);
 		admin_set_uint(object, "codec_k", sections[i].codec_k);
 		admin_set_uint(object, "codec_v", sections[i].codec_v);
+		admin_set_text(object, "codec", show_codec(&sections[i], codec, sizeof(codec)));
+		/* Of a unit over several sections the first has the bytes of all. */
+		admin_set_real(object, "ratio", sections[i].stored_bytes != 0
+		                                        ? (double)sections[i].raw_bytes * show_unit(header, sections, i) / sections[i].stored_bytes
+		                                        : 0);
 		admin_set_text(object, "raw_checksum", checksum);
 		json_array_append_new(list, object);
 	}
@@ -147,10 +187,12 @@ static void show_content(struct show *show, json_t *answer, const struct kvci_re
 		kvci_free(parts);
 		return;
 	}
-	for (uint32_t i = 0; i < header->section_count; i++)
+	if (show->image != NULL)
+		status = kvci_record_parse(show->image, show->infos[0].record_bytes, &header, &sections);
+	for (uint32_t i = 0; i < header->section_count && status == KVC_OK; i++)
 		if (sections[i].codec_k == 0 && sections[i].codec_v == 0)
-			kvci_content_add(&show->form, show->record + (uint64_t)sections[i].offset_64 * KVCI_SECTION_ALIGN_BYTES,
-			                 sections[i].raw_bytes, &parts[0], &parts[1]);
+			kvci_content_add(&show->form, (show->image != NULL ? show->image : show->record) +
+			                 (uint64_t)sections[i].offset_64 * KVCI_SECTION_ALIGN_BYTES, sections[i].raw_bytes, &parts[0], &parts[1]);
 	object = json_object();
 	admin_set_text(object, "dtype", kvci_content_dtype_name(show->form.dtype));
 	json_object_set_new(object, "k", show_part(&parts[0], show->form.dtype));
@@ -168,7 +210,8 @@ static void show_run(struct kvci_job *job)
 	kvc_status_t status = kvci_record_parse(show->record, show->record_bytes, &header, &sections);
 
 	admin_set_text(question->answer, "source", show->source);
-	if (status == KVC_OK && kvci_record_checksum(show->record) != show->infos[0].record_checksum)
+	if (status == KVC_OK && !(show->infos[0].lossy && (header->flags & KVCI_RECORD_LOSSY) != 0) &&
+	    kvci_record_checksum(show->record) != show->infos[0].record_checksum)
 		status = KVC_CORRUPT;
 	if (status != KVC_OK) {
 		admin_set_text(question->answer, "checked", kvc_status_name(status));
@@ -182,10 +225,16 @@ static void show_run(struct kvci_job *job)
 
 /* ---- getting at the record ---- */
 
+static void show_read(struct show *show, bool unpacked);
+
 static void show_read_ended(void *context)
 {
 	struct show *show = context;
 
+	if (show->read_status == KVC_OK && show->content && show->image == NULL && show->record_bytes < show->infos[0].record_bytes) {
+		show_read(show, true);
+		return;
+	}
 	if (show->read_status != KVC_OK) {
 		admin_set_text(show->question->answer, "checked", kvc_status_name(show->read_status));
 		admin_finish(show->question);
@@ -206,19 +255,24 @@ static void show_read_done(struct kvc_tier_request *request, kvc_status_t status
 		show_read_ended(show); /* out of memory: inside the tier's poll, then */
 }
 
-static void show_read(struct show *show)
+/* As it is stored; a coded one then unpacked as well, when its content is asked for. */
+static void show_read(struct show *show, bool unpacked)
 {
+	uint8_t **buffer = unpacked ? &show->image : &show->record;
 	kvc_status_t status;
 
 	show->source = "disk";
-	show->record_bytes = (uint64_t)show->infos[0].place.length_4k * KVCI_RECORD_ALIGN_BYTES;
-	kvci_free(show->record);
-	show->record = kvci_alloc_aligned(KVCI_RECORD_ALIGN_BYTES, show->record_bytes);
-	if (show->record == NULL) {
+	if (!unpacked)
+		show->record_bytes = (uint64_t)show->infos[0].place.length_4k * KVCI_RECORD_ALIGN_BYTES;
+	kvci_free(*buffer);
+	*buffer = kvci_alloc_aligned(KVCI_RECORD_ALIGN_BYTES, unpacked ? show->infos[0].record_bytes : show->record_bytes);
+	if (*buffer == NULL) {
 		admin_fail(show->question, KVC_NO_MEMORY, "out of memory");
 		return;
 	}
-	kvci_disk_read_prepare(&show->infos[0], show->record, &show->request);
+	kvci_disk_read_prepare(&show->infos[0], *buffer, &show->request);
+	if (unpacked)
+		show->request.flags = 0;
 	show->request.done = show_read_done;
 	show->request.context = show;
 	show->read_timer.run = show_read_ended;
@@ -252,7 +306,7 @@ static bool show_copy_step(struct kvci_admin_question *question)
 	if (!show_still_there(show) ||
 	    kvci_memory_slab_base(show->core->memory, show->infos[0].extent.slab, &base, &slab_bytes) != KVC_OK) {
 		if (show->infos[0].on_disk && show->core->disk != NULL)
-			show_read(show);
+			show_read(show, false);
 		else
 			admin_fail(question, KVC_MISS, "the block left the memory while it was looked at");
 		return true;
@@ -287,7 +341,7 @@ static void show_record(struct show *show)
 		else
 			admin_step(question, show_copy_step);
 	} else if (info->on_disk && show->core->disk != NULL) {
-		show_read(show);
+		show_read(show, false);
 	} else {
 		admin_finish(question);
 	}

@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "daemon/coding.h"
 #include "daemon/content.h"
 #include "daemon/serve.h"
 #include "daemon/server.h"
@@ -189,6 +190,32 @@ static json_t *state_latencies(const struct kvci_core *core)
 	return all;
 }
 
+/* What codecs do, and what auto chose and why. */
+static json_t *state_coding(const struct kvci_core *core)
+{
+	struct kvci_coded_figures figures;
+	struct kvci_cache_totals totals;
+	json_t *object = json_object();
+
+	kvci_coded_figures(core->coded, &figures);
+	kvci_cache_totals(core->cache, &totals);
+	admin_set_text(object, "mode", kvci_coded_mode_name(figures.mode));
+	admin_set_text(object, "choice", figures.choice);
+	admin_set_text(object, "why", figures.why);
+	admin_set_uint(object, "raw_bytes", totals.disk_raw_bytes);
+	admin_set_uint(object, "stored_bytes", totals.disk_stored_bytes);
+	admin_set_uint(object, "saved_bytes", totals.disk_raw_bytes - totals.disk_stored_bytes);
+	admin_set_real(object, "ratio", totals.disk_stored_bytes != 0 ? (double)totals.disk_raw_bytes / (double)totals.disk_stored_bytes : 1);
+	admin_set_uint(object, "encode_bytes_per_s", figures.encode_bytes_per_s);
+	admin_set_uint(object, "decode_bytes_per_s", figures.decode_bytes_per_s);
+	admin_set_uint(object, "device_bytes_per_s", figures.device_bytes_per_s);
+	admin_set_bool(object, "device_measured", figures.device_measured);
+	admin_set_uint(object, "threads", figures.thread_count);
+	admin_set_uint(object, "waiting", figures.waiting);
+	admin_set_uint(object, "profiles", kvci_coding_profile_count(core->coding));
+	return object;
+}
+
 static void state_health(const struct kvci_core *core, json_t *object)
 {
 	kvc_status_t disk = atomic_load_explicit(&core->face.disk_health, memory_order_relaxed);
@@ -222,6 +249,8 @@ void admin_stat(struct kvci_admin_question *question)
 	state_health(core, question->answer);
 	json_object_set_new(question->answer, "sizes", state_sizes(core));
 	json_object_set_new(question->answer, "totals", state_totals(core));
+	if (core->coded != NULL)
+		json_object_set_new(question->answer, "coding", state_coding(core));
 	json_object_set_new(question->answer, "latencies", state_latencies(core));
 	json_object_set_new(question->answer, "stats", stats);
 	admin_finish(question);

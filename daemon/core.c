@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "daemon/coding.h"
 #include "daemon/metrics.h"
 #include "daemon/server.h"
 #include "daemon/verify.h"
@@ -147,6 +148,29 @@ static void core_disk_ready(void *context, uint32_t epoll_events)
 
 /* ---- figures ---- */
 
+static void core_refresh_coded(struct kvci_core *core)
+{
+	struct kvci_coded_figures figures;
+	struct kvci_stats *out = &core->stats;
+
+	kvci_coded_figures(core->coded, &figures);
+	kvci_stat_set(out, KVCI_STAT_CODED_WRITES, figures.coded_writes);
+	kvci_stat_set(out, KVCI_STAT_CODED_WRITE_RAW_BYTES, figures.coded_write_raw_bytes);
+	kvci_stat_set(out, KVCI_STAT_CODED_WRITE_BYTES, figures.coded_write_bytes);
+	kvci_stat_set(out, KVCI_STAT_CODED_LOSSY_WRITES, figures.lossy_writes);
+	kvci_stat_set(out, KVCI_STAT_CODED_RAW_WRITES, figures.raw_writes);
+	kvci_stat_set(out, KVCI_STAT_CODED_HURRIED_WRITES, figures.hurried_writes);
+	kvci_stat_set(out, KVCI_STAT_CODED_READS, figures.coded_reads);
+	kvci_stat_set(out, KVCI_STAT_CODED_READ_RAW_BYTES, figures.coded_read_raw_bytes);
+	kvci_stat_set(out, KVCI_STAT_CODED_READ_BYTES, figures.coded_read_bytes);
+	kvci_stat_set(out, KVCI_STAT_CODED_RAW_READS, figures.raw_reads);
+	kvci_stat_set(out, KVCI_STAT_CODED_ENCODE_NS, figures.encode_ns);
+	kvci_stat_set(out, KVCI_STAT_CODED_DECODE_NS, figures.decode_ns);
+	kvci_stat_set(out, KVCI_STAT_CODED_PROFILE_MISSING, figures.profile_missing);
+	kvci_stat_set(out, KVCI_STAT_CODED_BUFFER_BYTES, figures.buffer_bytes);
+	kvci_stat_set(out, KVCI_STAT_CODED_SPLIT_CHOSEN, figures.mode == KVCI_CODED_SPLIT || strcmp(figures.choice, "split") == 0);
+}
+
 static void core_refresh_disk(struct kvci_core *core)
 {
 	struct kvci_ledger_figures ledger;
@@ -171,6 +195,7 @@ static void core_refresh_disk(struct kvci_core *core)
 	kvci_stat_set(out, KVCI_STAT_DEVICE_RECLAIMED_SEGMENTS, stats.reclaimed_segments);
 	kvci_stat_set(out, KVCI_STAT_DEVICE_REAPPENDED_BYTES, stats.reappended_bytes);
 	kvci_stat_set(out, KVCI_STAT_DEVICE_FLUSHES, stats.flushes);
+	core_refresh_coded(core);
 }
 
 void kvci_core_refresh(struct kvci_core *core)
@@ -185,6 +210,8 @@ void kvci_core_refresh(struct kvci_core *core)
 	kvci_stat_set(out, KVCI_STAT_BLOCKS, totals.blocks);
 	kvci_stat_set(out, KVCI_STAT_MEMORY_BLOCKS, totals.memory_blocks);
 	kvci_stat_set(out, KVCI_STAT_DISK_BLOCKS, totals.disk_blocks);
+	kvci_stat_set(out, KVCI_STAT_DISK_BLOCKS_RAW_BYTES, totals.disk_raw_bytes);
+	kvci_stat_set(out, KVCI_STAT_DISK_BLOCKS_STORED_BYTES, totals.disk_stored_bytes);
 	kvci_stat_set(out, KVCI_STAT_MEMORY_USED_BYTES, totals.memory_used_bytes);
 	kvci_stat_set(out, KVCI_STAT_MEMORY_SLAB_BYTES, totals.memory_slab_bytes);
 	kvci_stat_set(out, KVCI_STAT_MEMORY_CAPACITY_BYTES, totals.memory_capacity_bytes);
@@ -367,6 +394,8 @@ static kvc_status_t core_build(struct kvci_core *core, char **ret_disk_folder, c
 		status = core_create_loop(core);
 	if (status == KVC_OK)
 		status = core_create_memory(core);
+	if (status == KVC_OK)
+		status = kvci_coding_create(core, &core->coding);
 	if (status == KVC_OK && *ret_disk_folder != NULL)
 		status = kvci_wiring_open_disk(core, *ret_disk_folder, ret_error);
 	if (status == KVC_OK)
@@ -485,12 +514,13 @@ void kvci_core_destroy(struct kvci_core *core)
 	core_drain(core);
 	kvci_loop_unwatch(core->loop, core->disk_watch);
 	kvci_tier_close(core->disk); /* its last completions go to the brain */
-	core->disk = NULL;
+	core->disk = core->coded = NULL;
 	core->stopping = true;
 	while (core->mailbox != NULL && kvci_mailbox_drain(core->mailbox, CORE_DRAIN_JOBS) > 0)
 		continue;
 	kvci_cache_destroy(core->cache);
 	kvci_verify_free(core);
+	kvci_coding_destroy(core->coding);
 	kvci_memory_destroy(core->memory);
 	kvci_ledger_close(core->ledger);
 	if (core->loop != NULL)

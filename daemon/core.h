@@ -34,6 +34,8 @@
 struct kvci_server;
 struct kvci_http;
 struct kvci_verify;
+struct kvci_coding;
+struct kvci_recode;
 
 /* What other threads may read: refreshed by the owner. */
 struct kvci_core_face {
@@ -59,12 +61,15 @@ struct kvci_core {
 	struct kvci_ledger *ledger;
 	struct kvc_tier *disk;  /* the top of the stack of tiers, NULL: memory only */
 	struct kvc_tier *fault; /* the fault filter in it */
+	struct kvc_tier *coded; /* the coded tier in it */
+	struct kvci_coding *coding;
 	struct kvci_watch *disk_watch;
 	struct kvci_cache *cache;
 	uint32_t next_client; /* ids of clients: never 0, never given twice */
 	struct kvci_server *server;
 	struct kvci_http *http;
 	struct kvci_verify *verify;
+	struct kvci_recode *recode;
 
 	struct kvci_timer turn_timer;  /* once a turn in which anything happened, and when the brain wants it */
 	struct kvci_timer gauge_timer; /* figures that nobody counts */

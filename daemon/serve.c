@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/coding.h"
 #include "daemon/server.h"
 #include "rpc/local/channel.h"
 

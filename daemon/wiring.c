@@ -7,7 +7,9 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "daemon/coding.h"
 #include "daemon/meter.h"
+#include "tiers/coded/coded.h"
 #include "tiers/disk/disk.h"
 #include "tiers/filter/filter.h"
 
@@ -41,7 +43,8 @@ static kvc_status_t wiring_open(struct kvci_core *core, const char *disk_folder,
 
 kvc_status_t kvci_wiring_open_disk(struct kvci_core *core, const char *disk_folder, char **ret_error)
 {
-	struct kvc_tier *disk = NULL, *filtered = NULL;
+	struct kvc_tier *disk = NULL, *filtered = NULL, *coded = NULL;
+	struct kvci_coded_env env;
 	kvc_status_t status = wiring_open(core, disk_folder, &disk, ret_error);
 
 	if (status != KVC_OK)
@@ -52,12 +55,19 @@ kvc_status_t kvci_wiring_open_disk(struct kvci_core *core, const char *disk_fold
 		kvci_tier_close(disk);
 		return status;
 	}
-	status = kvci_meter_wrap(filtered, &core->latencies, &core->disk);
+	kvci_coding_env(core->coding, &env);
+	status = kvci_coded_wrap(filtered, &env, &coded);
 	if (status != KVC_OK) {
 		kvci_tier_close(filtered);
 		return status;
 	}
+	status = kvci_meter_wrap(coded, &core->latencies, &core->disk);
+	if (status != KVC_OK) {
+		kvci_tier_close(coded);
+		return status;
+	}
 	core->fault = filtered;
+	core->coded = coded;
 	return KVC_OK;
 }
 

@@ -46,13 +46,15 @@ static void show_block(const json_t *answer, const json_t *block)
 	           (unsigned long long)tool_u64(block, "shard_index"), (unsigned long long)tool_u64(block, "shard_count"));
 	print_pair("tokens", "%llu to %llu", (unsigned long long)position,
 	           (unsigned long long)(position + tool_u64(block, "token_count")));
-	print_pair("size", "%s", print_bytes(tool_u64(block, "record_bytes")));
+	print_pair("size", "%s%s", print_bytes(tool_u64(block, "record_bytes")),
+	           tool_true(block, "lossy") ? "; what the disk holds, or gave, lost bits, as its space allows" : "");
 	if (tool_at(block, "slab") != NULL)
 		print_pair("in memory", "slab %llu at %llu", (unsigned long long)tool_u64(block, "slab"),
 		           (unsigned long long)tool_u64(block, "slab_offset_bytes"));
 	if (tool_at(block, "segment") != NULL)
-		print_pair("on disk", "segment %llu, generation %llu, at %llu", (unsigned long long)tool_u64(block, "segment"),
-		           (unsigned long long)tool_u64(block, "segment_generation"),
+		print_pair("on disk", "%s (%.2fx), segment %llu, generation %llu, at %llu", print_bytes(tool_u64(block, "disk_bytes")),
+		           (double)tool_u64(block, "record_bytes") / (double)(tool_u64(block, "disk_bytes") + (tool_u64(block, "disk_bytes") == 0)),
+		           (unsigned long long)tool_u64(block, "segment"), (unsigned long long)tool_u64(block, "segment_generation"),
 		           (unsigned long long)tool_u64(block, "segment_offset_bytes"));
 	print_pair("used", "%s times, last %s ago, stored %s ago", print_count(tool_u64(block, "hits")),
 	           print_duration((double)tool_u64(block, "idle_ns") / 1e9), print_duration((double)tool_u64(block, "age_ns") / 1e9));
@@ -73,7 +75,8 @@ static void show_form(const json_t *form)
 static void show_sections(const json_t *answer, bool all)
 {
 	static const struct print_column columns[] = {
-		{ "  section", true, false }, { "offset", true, false }, { "raw", true, false }, { "stored", true, false }, { "checksum", false, false },
+		{ "  section", true, false }, { "offset", true, false }, { "raw", true, false }, { "stored", true, false },
+		{ "codec", false, false },    { "ratio", true, false },  { "checksum", false, false },
 	};
 	const json_t *sections = tool_at(answer, "sections");
 	uint64_t raw = 0, stored = 0;
@@ -87,15 +90,24 @@ static void show_sections(const json_t *answer, bool all)
 		raw += tool_u64(section, "raw_bytes");
 		stored += tool_u64(section, "stored_bytes");
 	}
-	print_pair("sections", "%zu of together %s, stored as %s", json_array_size(sections), print_bytes(raw), print_bytes(stored));
+	print_pair("sections", "%zu of together %s, stored as %s (%s, %.2fx)%s%s", json_array_size(sections), print_bytes(raw), print_bytes(stored),
+	           tool_text(json_array_get(sections, 0), "codec"), stored != 0 ? (double)raw / (double)stored : 1.0,
+	           tool_true(answer, "header.lossy") ? ", lossy" : "", tool_at(answer, "header.profile") != NULL ? ", by a profile" : "");
+	if (tool_at(answer, "header.profile") != NULL)
+		print_pair("profile", "%s", tool_text(answer, "header.profile"));
 	if (!all)
 		return;
-	table = print_table_begin(columns, 5);
+	table = print_table_begin(columns, 7);
 	json_array_foreach(sections, i, section) {
 		print_cell(table, "%llu", (unsigned long long)tool_u64(section, "section"));
 		print_cell(table, "%llu", (unsigned long long)tool_u64(section, "offset_bytes"));
 		print_cell(table, "%s", print_bytes(tool_u64(section, "raw_bytes")));
 		print_cell(table, "%s", print_bytes(tool_u64(section, "stored_bytes")));
+		print_cell(table, "%s", tool_text(section, "codec"));
+		if (tool_u64(section, "stored_bytes") != 0)
+			print_cell(table, "%.2f", tool_real(section, "ratio"));
+		else
+			print_cell(table, "%s", "above"); /* in its unit's first section */
 		print_cell(table, "%s", tool_text(section, "raw_checksum"));
 	}
 	print_table_end(table, stdout, NULL);

@@ -40,6 +40,25 @@ static void stat_print_head(const json_t *answer)
 	print_pair("folder", "%s", data_dir[0] != '\0' ? data_dir : "none: memory only");
 }
 
+/* What codecs save, how fast they are, what auto chose. */
+static void stat_print_coding(const json_t *answer)
+{
+	const json_t *coding = tool_at(answer, "coding");
+	uint64_t saved = tool_u64(coding, "saved_bytes");
+
+	if (coding == NULL)
+		return;
+	print_pair("  codec", "%s%s: %s saved on disk (%s as %s, %.2fx)", tool_text(coding, "choice"),
+	           strcmp(tool_text(coding, "mode"), "auto") == 0 ? ", chosen" : "", print_bytes(saved), print_bytes(tool_u64(coding, "raw_bytes")),
+	           print_bytes(tool_u64(coding, "stored_bytes")), tool_real(coding, "ratio"));
+	if (tool_text(coding, "why")[0] != '\0')
+		print_pair("  because", "%s", tool_text(coding, "why"));
+	print_pair("  speed", "packs %s, unpacks %s on each of %llu threads; %s records packed, %s raw (%s in a hurry)",
+	           print_rate((double)tool_u64(coding, "encode_bytes_per_s")), print_rate((double)tool_u64(coding, "decode_bytes_per_s")),
+	           (unsigned long long)tool_u64(coding, "threads"), print_count(stat_of(answer, "coded_writes")),
+	           print_count(stat_of(answer, "coded_raw_writes")), print_count(stat_of(answer, "coded_hurried_writes")));
+}
+
 static void stat_print_places(const json_t *answer)
 {
 	uint64_t memory = stat_of(answer, "memory_capacity_bytes"), disk = tool_u64(answer, "sizes.disk_bytes");
@@ -53,6 +72,7 @@ static void stat_print_places(const json_t *answer)
 		print_pair("disk", "%s of %s (%s), %s blocks, %s waiting to be written", print_bytes(disk_used), print_bytes(disk),
 		           print_percent(disk_used, disk), print_count(stat_of(answer, "disk_blocks")),
 		           print_bytes(stat_of(answer, "write_queue_bytes")));
+	stat_print_coding(answer);
 	print_pair("clients", "%s", print_count(stat_of(answer, "clients")));
 }
 

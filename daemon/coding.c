@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the coded tier asks for. A wish is read anew for each record: it is a few words, and a space may be bound by any engine at any time.
+ */
+#include "daemon/coding.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "codec/profile.h"
+
+enum { CODING_PROFILE_BYTES_MAX = 1 << 30, CODING_PROFILES_MAX = 1024 };
+
+struct kvci_coding {
+	struct kvci_core *core;
+	char *folder; /* NULL: memory only */
+	struct kvc_profile **profiles;
+	uint32_t profile_count;
+	bool forced;
+	struct kvc_tier_entry forced_entry;
+	struct kvci_coded_target forced_target;
+};
+
+/* The codec for a loss that a space allows: of those that fit, the first whose measured KL is no more (docs/codecs.md), by falling ratio. */
+static const struct {
+	double kl;
+	const char *spec;
+} coding_losses[] = {
+	{0.012, "kv4:bits=4,group=64"},
+	{0.0003, "int8"},
+};
+
+static const char coding_kl_word[] = "max_kl=";
+
+static bool coding_parse_kl(const char *wish, double *ret_kl)
+{
+	const char *number = wish + sizeof(coding_kl_word) - 1;
+	char *end;
+
+	if (strncmp(wish, coding_kl_word, sizeof(coding_kl_word) - 1) != 0 || number[strspn(number, "0123456789.e-")] != '\0')
+		return false;
+	*ret_kl = strtod(number, &end);
+	return end != number && *end == '\0' && *ret_kl >= 0 && *ret_kl <= 100;
+}
+
+kvc_status_t kvci_coding_check(const char *wish, char *error, size_t room)
+{
+	const struct kvc_codec_ops *codec;
+	struct kvc_codec_params params;
+	const char *wrong = NULL;
+	double kl;
+	kvc_status_t status;
+
+	if (wish == NULL || wish[0] == '\0' || coding_parse_kl(wish, &kl))
+		return KVC_OK;
+	if (strncmp(wish, "max_kl", 6) == 0) {
+		snprintf(error, room, "codec: \"%.40s\" is not max_kl=NUMBER", wish);
+		return KVC_INVALID;
+	}
+	status = kvc_codec_spec_parse(wish, &codec, &params, &wrong);
+	if (status == KVC_NOT_FOUND)
+		snprintf(error, room, "codec: there is no codec \"%.*s\" in this build", (int)strcspn(wish, ":"), wish);
+	else if (status != KVC_OK)
+		snprintf(error, room, "codec: \"%.30s\" in \"%.40s\" is wrong", wrong, wish);
+	return status == KVC_NOT_FOUND ? KVC_INVALID : status;
+}
+
+static void coding_find_profile(const struct kvci_coding *coding, const struct kvc_form *form, struct kvci_coded_target *target)
+{
+	for (uint32_t i = coding->profile_count; i-- > 0;) { /* the one that came last */
+		if (!kvci_profile_fits(coding->profiles[i], form))
+			continue;
+		target->profile = coding->profiles[i];
+		target->profile_id = kvci_profile_id(coding->profiles[i]);
+		return;
+	}
+}
+
+void kvci_coding_choose(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+                        struct kvci_coded_target *ret_target)
+{
+	const char *wrong;
+	double kl;
+
+	ret_target->codec = NULL;
+	if (wish == NULL || wish[0] == '\0')
+		return;
+	if (coding_parse_kl(wish, &kl)) {
+		for (size_t i = 0; i < sizeof(coding_losses) / sizeof(coding_losses[0]); i++)
+			if (coding_losses[i].kl <= kl &&
+			    kvc_codec_spec_parse(coding_losses[i].spec, &ret_target->codec, &ret_target->params, &wrong) == KVC_OK)
+				break;
+	} else if (kvc_codec_spec_parse(wish, &ret_target->codec, &ret_target->params, &wrong) != KVC_OK) {
+		ret_target->codec = NULL; /* of a build that had more codecs */
+	}
+	if (ret_target->codec != NULL)
+		coding_find_profile(coding, form, ret_target);
+}
+
+bool kvci_coding_allows(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+                        const struct kvci_coded_target *target)
+{
+	struct kvci_coded_target allowed = {0};
+
+	if (target->codec == NULL || target->codec->lossless)
+		return true;
+	kvci_coding_choose(coding, wish, form, &allowed);
+	return allowed.codec == target->codec && memcmp(&allowed.params, &target->params, sizeof(allowed.params)) == 0;
+}
+
+/* ---- profiles ---- */
+
+uint32_t kvci_coding_profile_count(const struct kvci_coding *coding)
+{
+	return coding->profile_count;
+}
+
+const struct kvc_profile *kvci_coding_profile_at(const struct kvci_coding *coding, uint32_t index)
+{
+	return coding->profiles[index];
+}
+
+static const struct kvc_profile *coding_profile(void *context, uint64_t profile_id)
+{
+	const struct kvci_coding *coding = context;
+
+	for (uint32_t i = 0; i < coding->profile_count; i++)
+		if (kvci_profile_id(coding->profiles[i]) == profile_id)
+			return coding->profiles[i];
+	KVCI_LOG_LIMITED(KVCI_LOG_WARN, "coding", "a block needs profile %016llx, which is not in %s", (unsigned long long)profile_id,
+	                 coding->folder != NULL ? coding->folder : "memory");
+	return NULL;
+}
+
+static kvc_status_t coding_read_file(const char *path, uint8_t **ret_bytes, size_t *ret_length)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat stat_now;
+	size_t filled = 0;
+	ssize_t got = 1;
+	uint8_t *bytes = NULL;
+
+	if (fd < 0)
+		return KVC_NOT_FOUND;
+	if (fstat(fd, &stat_now) == 0 && S_ISREG(stat_now.st_mode) && stat_now.st_size > 0 && stat_now.st_size <= CODING_PROFILE_BYTES_MAX)
+		bytes = kvci_alloc((size_t)stat_now.st_size);
+	while (bytes != NULL && filled < (size_t)stat_now.st_size && got > 0) {
+		got = read(fd, bytes + filled, (size_t)stat_now.st_size - filled);
+		filled += got > 0 ? (size_t)got : 0;
+	}
+	close(fd);
+	if (bytes == NULL || filled != (size_t)stat_now.st_size) {
+		kvci_free(bytes);
+		return KVC_IO;
+	}
+	*ret_bytes = bytes;
+	*ret_length = filled;
+	return KVC_OK;
+}
+
+/* EXISTS: it is here already. */
+static kvc_status_t coding_add_profile(struct kvci_coding *coding, const char *path)
+{
+	struct kvc_profile *profile = NULL, **room;
+	uint8_t *bytes;
+	size_t length;
+	kvc_status_t status = coding_read_file(path, &bytes, &length);
+
+	if (status != KVC_OK)
+		return status;
+	for (uint32_t i = 0; i < coding->profile_count; i++)
+		if (kvci_profile_id(coding->profiles[i]) == kvci_profile_id_of(bytes, length))
+			status = KVC_EXISTS;
+	if (status == KVC_OK)
+		status = kvci_profile_read(bytes, length, &profile);
+	kvci_free(bytes);
+	if (status != KVC_OK)
+		return status;
+	room = kvci_realloc(coding->profiles, (coding->profile_count + 1) * sizeof(room[0]));
+	if (room == NULL) {
+		kvci_profile_free(profile);
+		return KVC_NO_MEMORY;
+	}
+	coding->profiles = room;
+	coding->profiles[coding->profile_count++] = profile;
+	kvci_log(KVCI_LOG_INFO, "coding", "profile %016llx (%s)", (unsigned long long)kvci_profile_id(profile),
+	         profile->name != NULL ? profile->name : "");
+	return KVC_OK;
+}
+
+kvc_status_t kvci_coding_load_profiles(struct kvci_coding *coding, uint32_t *ret_added, uint32_t *ret_refused)
+{
+	DIR *dir = coding->folder != NULL ? opendir(coding->folder) : NULL;
+	struct dirent *file;
+	kvc_status_t status = KVC_OK;
+
+	*ret_added = *ret_refused = 0;
+	while (dir != NULL && status != KVC_NO_MEMORY && (file = readdir(dir)) != NULL && coding->profile_count < CODING_PROFILES_MAX) {
+		size_t length = strlen(file->d_name);
+		char *path;
+
+		if (length < 6 || strcmp(file->d_name + length - 5, ".kvcp") != 0)
+			continue;
+		path = kvci_asprintf("%s/%s", coding->folder, file->d_name);
+		status = path != NULL ? coding_add_profile(coding, path) : KVC_NO_MEMORY;
+		*ret_added += status == KVC_OK;
+		if (status != KVC_OK && status != KVC_EXISTS) {
+			++*ret_refused;
+			kvci_log(KVCI_LOG_WARN, "coding", "%s: no profile: %s", path != NULL ? path : file->d_name, kvc_status_text(status));
+		}
+		kvci_free(path);
+	}
+	if (dir != NULL)
+		closedir(dir);
+	return status == KVC_NO_MEMORY ? status : KVC_OK;
+}
+
+/* ---- what the tier asks ---- */
+
+static void coding_describe(void *context, const struct kvc_tier_entry *entry, bool write, struct kvci_coded_target *ret_target)
+{
+	struct kvci_coding *coding = context;
+	const struct kvci_core *core = coding->core;
+	const struct kvci_space *fields;
+	struct kvci_cache_totals totals;
+	const struct kvc_form *form;
+
+	if (core->cache == NULL)
+		return;
+	form = kvci_cache_form_of(core->cache, entry->space, entry->form_id, &fields);
+	if (form == NULL)
+		return;
+	if (coding->forced && memcmp(coding->forced_entry.hash, entry->hash, sizeof(entry->hash)) == 0 &&
+	    memcmp(coding->forced_entry.space, entry->space, sizeof(entry->space)) == 0) {
+		*ret_target = coding->forced_target;
+		ret_target->form = *form;
+		return;
+	}
+	ret_target->form = *form;
+	if (!write)
+		return;
+	kvci_coding_choose(coding, fields->codec, form, ret_target);
+	kvci_cache_totals(core->cache, &totals);
+	ret_target->hurry = totals.write_queue_bytes > core->sizes.write_queue_bytes / 2;
+}
+
+static void coding_chosen(void *context, const char *codec, const char *text)
+{
+	kvci_log(KVCI_LOG_INFO, "coding", "lossless records are written %s from now on: %s", codec, text);
+}
+
+void kvci_coding_env(struct kvci_coding *coding, struct kvci_coded_env *ret_env)
+{
+	*ret_env = (struct kvci_coded_env){
+		.context = coding, .describe = coding_describe, .profile = coding_profile, .chosen = coding_chosen,
+		.mode = (enum kvci_coded_mode)coding->core->config->disk_codec,
+	};
+}
+
+void kvci_coding_force(struct kvci_coding *coding, const struct kvc_tier_entry *entry, const struct kvci_coded_target *target)
+{
+	coding->forced = target != NULL;
+	if (target == NULL)
+		return;
+	coding->forced_entry = *entry;
+	coding->forced_target = *target;
+}
+
+/* ---- life ---- */
+
+kvc_status_t kvci_coding_create(struct kvci_core *core, struct kvci_coding **ret_coding)
+{
+	struct kvci_coding *coding = kvci_alloc_zero(1, sizeof(*coding));
+	const char *data_dir = core->config->data_dir;
+	uint32_t added, refused;
+	kvc_status_t status = KVC_OK;
+
+	if (coding == NULL)
+		return KVC_NO_MEMORY;
+	coding->core = core;
+	if (data_dir != NULL && data_dir[0] != '\0') {
+		coding->folder = kvci_asprintf("%s/profiles", data_dir);
+		status = coding->folder != NULL ? kvci_coding_load_profiles(coding, &added, &refused) : KVC_NO_MEMORY;
+	}
+	if (status != KVC_OK) {
+		kvci_coding_destroy(coding);
+		return status;
+	}
+	*ret_coding = coding;
+	return KVC_OK;
+}
+
+void kvci_coding_destroy(struct kvci_coding *coding)
+{
+	if (coding == NULL)
+		return;
+	for (uint32_t i = 0; i < coding->profile_count; i++)
+		kvci_profile_free(coding->profiles[i]);
+	kvci_free(coding->profiles);
+	kvci_free(coding->folder);
+	kvci_free(coding);
+}

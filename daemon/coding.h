@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Coding: what the coded tier asks the daemon for. What a space allows, the profiles in data_dir/profiles/, what recode is at.
+ * Threads: the owner's.
+ */
+#ifndef KVCI_DAEMON_CODING_H
+#define KVCI_DAEMON_CODING_H
+
+#include "daemon/core.h"
+#include "tiers/coded/coded.h"
+
+struct kvci_coding;
+
+/* Reads the profiles of data_dir. */
+kvc_status_t kvci_coding_create(struct kvci_core *core, struct kvci_coding **ret_coding);
+void kvci_coding_destroy(struct kvci_coding *coding);
+/* For kvci_coded_wrap; mode as configured. */
+void kvci_coding_env(struct kvci_coding *coding, struct kvci_coded_env *ret_env);
+
+/* Reads profiles that came into the folder since. *ret_added, *ret_refused: how many files. */
+kvc_status_t kvci_coding_load_profiles(struct kvci_coding *coding, uint32_t *ret_added, uint32_t *ret_refused);
+uint32_t kvci_coding_profile_count(const struct kvci_coding *coding);
+const struct kvc_profile *kvci_coding_profile_at(const struct kvci_coding *coding, uint32_t index);
+
+/* A space's field `codec`: "" (lossless), a codec spec, or max_kl=NUMBER. INVALID or NOT_FOUND: `error` says what is wrong with it. */
+kvc_status_t kvci_coding_check(const char *wish, char *error, size_t room);
+/* What it means for a form: *ret_codec NULL when lossless as configured is all that it allows. Sets codec, params, profile and its id. */
+void kvci_coding_choose(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+                        struct kvci_coded_target *ret_target);
+/* Whether a space with this wish may hold records of this codec. */
+bool kvci_coding_allows(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+                        const struct kvci_coded_target *target);
+
+/* Records of this key are written with `target` until it is lifted (NULL). */
+void kvci_coding_force(struct kvci_coding *coding, const struct kvc_tier_entry *entry, const struct kvci_coded_target *target);
+
+#endif
