@@ -23,7 +23,8 @@ void kvci_alloc_set_hook(int (*hook)(void *context, size_t bytes), void *context
 void kvci_alloc_settle(void)
 {
 	mallopt(M_MMAP_THRESHOLD, 128 << 10);
-	mallopt(M_TRIM_THRESHOLD, 4 << 20); /* setting the one would leave the other at a bound that every big free crosses */
+	mallopt(M_TOP_PAD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 128 << 20);
 }
 
 uint64_t kvci_alloc_live_bytes(void)

@@ -20,9 +20,10 @@ char *kvci_strndup(const char *text, size_t bytes);
 char *kvci_asprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void kvci_free(void *memory); /* NULL is fine; also for aligned memory */
 
-/* For a program that is kvcask's alone: pieces of 128 KiB and more always come from the kernel. They are zero without being written, cost
+/* For a program that is kvcask's alone. Pieces of 128 KiB and more always come from the kernel: they are zero without being written, cost
  * nothing until they are touched and go back when freed; the C library would soon serve them from its heap (it raises that bound when such
- * a piece is freed) and clear them in one go. Before threads start. */
+ * a piece is freed) and clear them in one go. And the heap grows by 32 MiB of addresses at a time, not by 132 KiB: each growth needs the
+ * address space's lock, which a worker that populates a slab may hold, and lose the CPU with it. Before threads start. */
 void kvci_alloc_settle(void);
 
 /* Bytes held at present, as the C library counts them (malloc_usable_size). */

@@ -19,7 +19,7 @@ enum {
 	SERVE_STEP_NS = 80 * 1000,    /* short steps are taken together, until so long has passed */
 	SERVE_COPY_STEP_BYTES = 64 << 10, /* of an array: its pages may all be new on both sides */
 	SERVE_CHECK_STEP = 4096,
-	SERVE_KEEP_BYTES = 256 << 10, /* of the copy of an array, between messages */
+	SERVE_KEEP_BYTES = 1 << 20, /* of the copy of an array, between messages: 8,192 blocks to be stored */
 };
 
 /* Something of the client that has not been answered: a load, a flush, an epoch raise, an admin question. */

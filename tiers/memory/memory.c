@@ -155,12 +155,10 @@ static void memory_slab_end(struct memory_slab *slab)
  * were seen). Neither changes contents. What fails here comes when it is touched. */
 static void memory_touch_pages(int fd, uint8_t *base, uint64_t from, uint64_t bytes)
 {
-	if (fallocate(fd, 0, (off_t)from, (off_t)bytes) != 0)
-		return;
 	for (uint64_t at = 0; at < bytes; at += MEMORY_MAP_STEP_BYTES) {
 		uint64_t step = bytes - at < MEMORY_MAP_STEP_BYTES ? bytes - at : MEMORY_MAP_STEP_BYTES;
 
-		if (madvise(base + from + at, step, MADV_POPULATE_WRITE) != 0)
+		if (fallocate(fd, 0, (off_t)(from + at), (off_t)step) != 0 || madvise(base + from + at, step, MADV_POPULATE_WRITE) != 0)
 			return;
 	}
 }
@@ -175,6 +173,21 @@ static void memory_touch_run(struct kvci_job *job)
 		return;
 	memory_touch_pages(slab->fd, slab->base, slab->touched_bytes, bytes);
 	slab->touched_bytes += bytes;
+}
+
+static void memory_touch_done(struct kvci_job *job);
+
+/* Once it is sealed: the seal waits for the file's lock, and the owner thread with it, while its pages are made. */
+static void memory_touch_start(struct memory_slab *slab)
+{
+	struct kvci_memory *memory = slab->memory;
+
+	if (!memory->config.prefault || memory->quiet)
+		return;
+	slab->job.run = memory_touch_run;
+	slab->job.done = memory_touch_done;
+	slab->touching = true;
+	memory->config.run_job(memory->config.context, &slab->job);
 }
 
 static void memory_touch_done(struct kvci_job *job)
@@ -238,12 +251,6 @@ kvc_status_t kvci_memory_slab_create(struct kvci_memory *memory, uint32_t id, ui
 			goto fail;
 		}
 	}
-	if (memory->config.prefault && !memory->quiet) {
-		slab->job.run = memory_touch_run;
-		slab->job.done = memory_touch_done;
-		slab->touching = true;
-		memory->config.run_job(memory->config.context, &slab->job);
-	}
 	*ret_base = slab->base;
 	return KVC_OK;
 fail:
@@ -285,6 +292,7 @@ kvc_status_t kvci_memory_slab_seal(struct kvci_memory *memory, uint32_t id)
 		return KVC_DENIED;
 	}
 	(*place)->sealed = true;
+	memory_touch_start(*place);
 	return KVC_OK;
 }
 
