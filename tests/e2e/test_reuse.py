@@ -34,9 +34,14 @@ def check(engine: Engine, prompts: list, wanted: list, cached: list[int] | None,
 
 
 def check_and_store(engine: Engine, daemon: Daemon, prompts: list, wanted: list, what: str, **ask) -> None:
-    """Nothing of it is found; and then, all of it is stored. A store is given up after a second, which a busy machine may need."""
+    """Nothing of it is found; and then, all of it is stored."""
     before = committed(daemon)
     check(engine, prompts, wanted, [0] * len(prompts), what, **ask)
+    wait_stored(engine, daemon, prompts, before, what, **ask)
+
+
+def wait_stored(engine: Engine, daemon: Daemon, prompts: list, before: int, what: str, **ask) -> None:
+    """Until all blocks of these prompts are. A store is given up after a second, which a busy machine may need: then they are asked again."""
     blocks = sum(len(prompt) // BLOCK for prompt in prompts)
     for left in (2, 1, 0):
         until = time.monotonic() + 10
