@@ -28,6 +28,7 @@ struct bench_options {
 	const char *daemon;  /* path of kvcaskd */
 	const char *only;    /* NULL, or a part of the case names to run */
 	const char *codec;   /* NULL: all codecs */
+	const char *profile; /* NULL, or a file that kvcask calibrate made */
 	const char *kv[2];   /* .npy files of K and V; NULLs: made ones */
 };
 

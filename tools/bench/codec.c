@@ -10,6 +10,7 @@
 #include <kvcask/plugin/codec.h>
 
 #include "base/alloc.h"
+#include "codec/profile.h"
 #include "codec/rans.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/codec_sample.h"
@@ -502,20 +503,22 @@ kvc_status_t bench_codec(const struct bench_options *options, struct bench_repor
 {
 	struct codec_sample samples[2] = { 0 };
 	const struct kvc_codec_ops *ops;
-	kvc_status_t status = KVC_OK;
+	struct kvc_profile *profile = NULL;
+	kvc_status_t status = options->profile == NULL ? KVC_OK : codec_profile_read(options->profile, &profile);
 	char spec[CODEC_SPEC_MAX];
 
 	for (int i = 0; i < 2 && status == KVC_OK; i++)
 		status = options->kv[0] == NULL ? codec_sample_make(i == 0, &samples[i]) : codec_sample_read(options->kv[i], &samples[i]);
 	if (status == KVC_OK && options->codec != NULL)
-		status = codec_spec(options, options->codec, samples, NULL, report);
+		status = codec_spec(options, options->codec, samples, profile, report);
 	for (size_t at = 0; options->codec == NULL && status == KVC_OK && (ops = kvc_codec_at(at)) != NULL; at++) {
-		status = codec_spec(options, ops->name, samples, NULL, report);
+		status = codec_spec(options, ops->name, samples, profile, report);
 		snprintf(spec, sizeof(spec), "%s:entropy=0", ops->name);
 		if (status == KVC_OK && (ops->params & KVC_CODEC_PARAM_ENTROPY) != 0 && !ops->needs_profile)
-			status = codec_spec(options, spec, samples, NULL, report);
+			status = codec_spec(options, spec, samples, profile, report);
 	}
 	codec_sample_fini(&samples[0]);
 	codec_sample_fini(&samples[1]);
+	kvci_profile_free(profile);
 	return status;
 }

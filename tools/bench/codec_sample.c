@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "codec/profile.h"
 #include "tools/bench/bench.h"
 
 enum { SAMPLE_LAYERS = 12, SAMPLE_TOKENS = 1024, SAMPLE_HEADS = 3, SAMPLE_DIMS = 64, SAMPLE_HEAD_BYTES_MAX = 4096 };
@@ -81,6 +82,28 @@ kvc_status_t codec_sample_read(const char *path, struct codec_sample *ret_sample
 	}
 	*ret_sample = sample;
 	return KVC_OK;
+}
+
+kvc_status_t codec_profile_read(const char *path, struct kvc_profile **ret_profile)
+{
+	FILE *file = fopen(path, "re");
+	uint8_t *bytes = NULL;
+	kvc_status_t status = KVC_INVALID;
+	long length = -1;
+
+	if (file != NULL && fseek(file, 0, SEEK_END) == 0 && (length = ftell(file)) >= 0 && fseek(file, 0, SEEK_SET) == 0) {
+		bytes = kvci_alloc((size_t)length + 1);
+		if (bytes == NULL)
+			status = KVC_NO_MEMORY;
+		else if (fread(bytes, 1, (size_t)length, file) == (size_t)length)
+			status = kvci_profile_read(bytes, (size_t)length, ret_profile);
+	}
+	if (file != NULL)
+		fclose(file);
+	kvci_free(bytes);
+	if (status != KVC_OK)
+		bench_note("%s: %s", path, length < 0 ? "cannot be read" : kvc_status_text(status));
+	return status;
 }
 
 /* ---- made ----------------------------------------------------------------------------------------------------------- */

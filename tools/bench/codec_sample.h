@@ -9,6 +9,8 @@
 
 #include <kvcask/status.h>
 
+struct kvc_profile;
+
 struct codec_sample {
 	uint32_t layers, tokens, heads, dims;
 	uint16_t *values; /* kvci_free */
@@ -18,6 +20,8 @@ struct codec_sample {
 kvc_status_t codec_sample_read(const char *path, struct codec_sample *ret_sample);
 /* Values whose exponents are spread as those of real K (is_k) or V: see the file. */
 kvc_status_t codec_sample_make(int is_k, struct codec_sample *ret_sample);
+/* A profile from its file; what is wrong is said. kvci_profile_free it. */
+kvc_status_t codec_profile_read(const char *path, struct kvc_profile **ret_profile);
 uint64_t codec_sample_bytes(const struct codec_sample *sample);
 void codec_sample_fini(struct codec_sample *sample);
 

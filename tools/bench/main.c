@@ -32,7 +32,7 @@ enum { BENCH_TABLE_COUNT = sizeof(bench_table) / sizeof(bench_table[0]) };
 static void main_usage(FILE *out)
 {
 	fprintf(out, "usage: kvcask bench [NAME ...] [--json] [--quick] [--pairs N] [--only TEXT] [--folder DIR]\n"
-	             "                    [--daemon FILE] [--progress] [--codec NAME] [--kv K.npy V.npy]\n"
+	             "                    [--daemon FILE] [--progress] [--codec NAME] [--kv K.npy V.npy] [--profile FILE]\n"
 	             "Measures kvcask beside a reference, in turns, in one run. NAMEs (none: all):\n");
 	for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
 		fprintf(out, "  %-10s %s\n", bench_table[i].name, bench_table[i].text);
@@ -44,6 +44,7 @@ static void main_usage(FILE *out)
 	             "  --daemon FILE  kvcaskd (default: beside this program)\n"
 	             "  --codec NAME   codec: this one only\n"
 	             "  --kv K.npy V.npy  codec: bf16 as uint16 [layers, tokens, heads, dims], not what the bench makes up\n"
+	             "  --profile FILE  codec: what kvcask calibrate made, for the codecs that need it\n"
 	             "  --progress     say on stderr what runs, also when that is no terminal\n"
 	             "Exit status: 0 all bars met, 1 a bar missed, 2 wrong usage, 3 a bench failed.\n",
 	        BENCH_PAIRS_MIN);
@@ -76,6 +77,7 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 		{ "folder", required_argument, NULL, 'f' },   { "daemon", required_argument, NULL, 'd' },
 		{ "progress", no_argument, NULL, 'p' },       { "help", no_argument, NULL, 'h' },
 		{ "codec", required_argument, NULL, 'c' },    { "kv", required_argument, NULL, 'k' },
+		{ "profile", required_argument, NULL, 'P' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int found;
@@ -111,6 +113,9 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 			}
 			options->kv[0] = optarg;
 			options->kv[1] = argv[optind++];
+			break;
+		case 'P':
+			options->profile = optarg;
 			break;
 		case 'p':
 			options->progress = true;

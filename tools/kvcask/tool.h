@@ -121,5 +121,6 @@ int tool_run_verify(struct tool *tool);
 int tool_run_config(struct tool *tool);
 int tool_run_fault(struct tool *tool);
 int tool_run_loadgen(struct tool *tool);
+int tool_run_calibrate(struct tool *tool);
 
 #endif
