@@ -18,6 +18,7 @@
 	X(kvc_codec_kv4_ops) \
 	X(kvc_codec_ecsq_ops) \
 	X(kvc_codec_ecsq_pca_ops) \
+	X(kvc_codec_pq_ops) \
 	X(kvc_codec_cachegen_ops)
 
 #define KVCI_CODEC_DECLARE(ops) extern const struct kvc_codec_ops ops;
