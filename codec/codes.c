@@ -4,7 +4,6 @@
  */
 #include "codec/codes.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "codec/quant.h"
@@ -48,12 +47,13 @@ static void codes_model_shape(struct kvci_codes_model *model, const struct kvci_
 }
 
 /* Each channel's sum of what of its codes counts. */
-static void codes_sums(const struct kvci_codes_shape *shape, const uint8_t *codes, uint8_t magnitude, uint32_t *ret_sums)
+static void codes_sums(const struct kvci_codes_shape *shape, const uint8_t *codes, uint8_t magnitude, bool fold, uint32_t *ret_sums)
 {
 	memset(ret_sums, 0, (size_t)shape->heads * shape->dims * sizeof(*ret_sums));
 	for (uint32_t layer = 0; layer < shape->layers; layer++)
 		for (uint32_t head = 0; head < shape->heads; head++, codes += (size_t)shape->rows * shape->dims)
-			kvci_quant_kernel()->sums(codes, shape->rows, shape->dims, magnitude, ret_sums + (size_t)head * shape->dims);
+			kvci_quant_kernel()->sums(codes, shape->rows, shape->dims, magnitude, fold,
+			                            ret_sums + (size_t)head * shape->dims);
 }
 
 /* Takes each channel's mean off; 128 is the new middle. */
@@ -61,7 +61,7 @@ static void codes_centre(struct kvci_codes_writer *writer, const struct kvci_cod
 {
 	uint32_t channels = shape->heads * shape->dims, visits = shape->layers * shape->rows;
 
-	codes_sums(shape, codes, 0xff, writer->sums);
+	codes_sums(shape, codes, 0xff, false, writer->sums);
 	for (uint32_t channel = 0; channel < channels; channel++)
 		writer->model.offsets[channel] = (uint8_t)((writer->sums[channel] + visits / 2) / visits - 128);
 	for (uint32_t layer = 0; layer < shape->layers; layer++)
@@ -117,18 +117,62 @@ static void codes_histogram(struct kvci_codes_writer *writer, const struct kvci_
 		writer->counts[0][i] += writer->counts[1][i] + writer->counts[2][i] + writer->counts[3][i];
 }
 
-static size_t codes_predict(const struct kvci_codes_writer *writer)
+/* Binary logarithm, off by less than 0.001; of 0 some number. */
+static float codes_log2(float value)
 {
-	float bits = 0;
+	uint32_t bits;
+	float part;
 
-	for (uint32_t class = 0; class < writer->model.classes; class++)
-		for (uint32_t symbol = 0; symbol < 256; symbol++) {
-			uint32_t count = writer->counts[0][class * 256 + symbol];
+	memcpy(&bits, &value, sizeof(bits));
+	part = (float)((bits & 0x7fffff) | 0x800000) * 0x1p-23f;
+	return (float)(int32_t)(bits >> 23) - 128.7417939f + (2.8212026f + (-1.4699568f + (0.44717955f - 0.056570851f * part) * part) * part) * part;
+}
 
-			if (count != 0)
-				bits += (float)count * (KVCI_RANS_BITS - log2f(writer->model.frequencies[class][symbol]));
+/* About how many bytes the words of one class are, and its table. */
+static size_t codes_predict(const uint32_t counts[256])
+{
+	float bits = 0, logarithms[256];
+	uint32_t total = 0, used = 0;
+
+	for (uint32_t symbol = 0; symbol < 256; symbol++) {
+		logarithms[symbol] = (float)counts[symbol] * codes_log2((float)counts[symbol]);
+		total += counts[symbol];
+		used += counts[symbol] != 0;
+	}
+	for (uint32_t symbol = 0; symbol < 256; symbol++)
+		bits += logarithms[symbol];
+	return (size_t)(((float)total * codes_log2((float)total) - bits) / 8) + used + used / 16 + 2;
+}
+
+/* The classes' counts are in counts[0]. Neighbours may share a table: sets how many classes are cheapest; their counts are returned. */
+static const uint32_t *codes_merge(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, size_t *ret_bytes)
+{
+	uint32_t channels = shape->heads * shape->dims, best = 0, shift = 0;
+	struct kvci_codes_model *model = &writer->model;
+	const uint32_t *counts = writer->counts[0];
+
+	*ret_bytes = SIZE_MAX;
+	for (uint32_t classes = model->classes, level = 0; classes >= 1; classes /= 2, level++) {
+		size_t bytes = classes > 1 ? channels / 4 : 0;
+
+		for (uint32_t i = 0; level != 0 && i < classes * 256; i++)
+			writer->counts[level][i] = writer->counts[level - 1][i / 256 * 512 + i % 256] +
+			                           writer->counts[level - 1][i / 256 * 512 + 256 + i % 256];
+		for (uint32_t class = 0; class < classes; class++)
+			bytes += codes_predict(writer->counts[level] + (size_t)class * 256);
+		if (bytes < *ret_bytes) {
+			*ret_bytes = bytes;
+			counts = writer->counts[level];
+			best = classes;
+			shift = level;
 		}
-	return (size_t)(bits / 8);
+	}
+	for (uint32_t channel = 0; shift != 0 && best > 1 && channel < channels; channel++)
+		model->channels[channel] = (uint16_t)(model->channels[channel] >> (KVCI_RANS_BITS + shift) << KVCI_RANS_BITS);
+	if (best == 1)
+		codes_model_shape(model, shape, 1, model->centred);
+	model->classes = best;
+	return counts;
 }
 
 static uint8_t *codes_model_write(const struct kvci_codes_model *model, const struct kvci_codes_shape *shape, uint8_t *at)
@@ -161,20 +205,23 @@ static size_t codes_entropy(struct kvci_codes_writer *writer, const struct kvci_
 	struct kvci_codes_model *model = &writer->model;
 	bool channels = codes_has_channels(shape);
 	uint32_t states[KVCI_RANS_STATES];
+	const uint32_t *counts;
 	uint8_t *at, *words;
+	size_t predicted;
 
 	codes_model_shape(model, shape, channels ? choice->classes : 1, channels && choice->centre);
 	if (model->centred)
 		codes_centre(writer, shape, codes);
 	if (model->classes > 1) {
-		codes_sums(shape, codes, choice->magnitude, writer->sums);
+		codes_sums(shape, codes, choice->magnitude, choice->fold, writer->sums);
 		codes_sort(writer, shape);
 	}
 	codes_histogram(writer, shape, codes);
-	for (uint32_t class = 0; class < model->classes; class++)
-		kvci_rans_normalise(writer->counts[0] + (size_t)class * 256, model->frequencies[class]);
-	if (codes_predict(writer) + KVCI_RANS_STATES_BYTES >= packed)
+	counts = codes_merge(writer, shape, &predicted);
+	if (predicted + KVCI_RANS_STATES_BYTES >= packed + packed / 64) /* what is about as long is tried */
 		return 0;
+	for (uint32_t class = 0; class < model->classes; class++)
+		kvci_rans_normalise(counts + (size_t)class * 256, model->frequencies[class]);
 	at = codes_model_write(model, shape, out + KVCI_CODES_HEAD_BYTES);
 	for (uint32_t class = 0; class < model->classes; class++)
 		kvci_rans_encoder_set(&writer->encoder, class, model->frequencies[class]);

@@ -45,7 +45,8 @@ static inline size_t kvci_codes_count(const struct kvci_codes_shape *shape)
 struct kvci_codes_choice {
 	bool entropy;
 	bool centre;      /* take off each channel's mean first */
-	uint32_t classes; /* 1, 2 or 4; channels are sorted by the mean of their codes ... */
+	uint32_t classes; /* at most: 1, 2 or 4; channels are sorted by the mean of their codes ... */
+	bool fold;         /* ... as distances from 128 ... */
 	uint8_t magnitude; /* ... of which these bits count */
 };
 

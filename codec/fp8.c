@@ -13,7 +13,7 @@
  *   value = the code as a float * scale      codes are rounded to nearest even; a code of infinity or NaN, which an encoder never
  *                                            makes, counts as the number that its bits would be
  *
- * Rows or channels whose scale would be below 2^-126 become 0.
+ * Rows or channels whose scale would be below 2^-126 become 0. Sinks are not kept raw by default: a small value is as exact as a large one here.
  */
 #include <string.h>
 
@@ -52,7 +52,7 @@ static size_t fp8_meta_bytes(const struct kvci_rows *rows)
 	return 2 * heads * (fp8_is_by_row(rows) ? layout->tokens - rows->first : layout->planes[rows->plane].dims);
 }
 
-/* The scale that takes `highest`, as kvci ordered integers' larger magnitude, to the format's largest value. */
+/* The scale that takes a magnitude (a float's bits) to the format's largest value. */
 static uint16_t fp8_scale(const struct kvci_rows *rows, uint32_t magnitude)
 {
 	float most;
@@ -208,7 +208,7 @@ const struct kvc_codec_ops kvc_codec_fp8_ops = {
 	.id = KVC_CODEC_FP8,
 	.name = "fp8",
 	.params = KVC_CODEC_PARAM_SINKS | KVC_CODEC_PARAM_ENTROPY | KVC_CODEC_PARAM_VARIANT,
-	.defaults = { .bits_k = 8, .bits_v = 8, .sinks = 4, .entropy = 1 },
+	.defaults = { .bits_k = 8, .bits_v = 8, .entropy = 1 },
 	.scratch_bytes = kvci_rows_scratch_bytes,
 	.bound_bytes = kvci_rows_bound_bytes,
 	.encode = fp8_encode,

@@ -66,7 +66,7 @@ static const struct kvci_rows_quantiser int8_quantiser = {
 	.meta_bytes = int8_meta_bytes,
 	.encode = int8_encode_plane,
 	.decode = int8_decode_plane,
-	.choice = { .centre = true, .classes = 1 },
+	.choice = { .centre = true, .classes = KVCI_RANS_CLASSES_MAX, .fold = true, .magnitude = 0xff },
 	.keeps_raw = true,
 };
 

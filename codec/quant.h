@@ -33,9 +33,10 @@ struct quant_kernel {
 	bool (*load)(uint32_t dtype, const uint8_t *rows, size_t row_bytes, uint32_t count, uint32_t dims, float *floats, size_t stride);
 	void (*store)(uint32_t dtype, uint8_t *rows, size_t row_bytes, uint32_t count, uint32_t dims, const float *floats, size_t stride);
 
-	/* Codes, `rows` rows of `dims` (codec/codes.c): adds up those bits of each channel's codes that `mask` names; takes a byte a channel off or puts
+	/* Codes, `rows` rows of `dims` (codec/codes.c): adds up those bits of each channel's codes (`fold`: of how far they are
+	 * from 128, or from 127 below that) that `mask` names; takes a byte a channel off or puts
 	 * it on (modulo 256); eights of codes to and from `bits` bytes each. */
-	void (*sums)(const uint8_t *codes, uint32_t rows, uint32_t dims, uint8_t mask, uint32_t *sums);
+	void (*sums)(const uint8_t *codes, uint32_t rows, uint32_t dims, uint8_t mask, bool fold, uint32_t *sums);
 	void (*take_off)(uint8_t *codes, uint32_t rows, uint32_t dims, const uint8_t *offsets);
 	void (*put_on)(uint8_t *codes, uint32_t rows, uint32_t dims, const uint8_t *offsets);
 	void (*pack)(uint32_t bits, const uint8_t *codes, size_t eights, uint8_t *packed);

@@ -153,7 +153,14 @@ static void quant_store(uint32_t dtype, uint8_t *rows, size_t row_bytes, uint32_
 
 enum { BODY_COLUMN = 64, BODY_SUM_ROWS = 256 };
 
-static void quant_sums(const uint8_t *codes, uint32_t rows, uint32_t dims, uint8_t mask, uint32_t *sums)
+QUANT_INLINE uint8_t body_fold(uint8_t code, uint8_t mask, bool fold)
+{
+	uint8_t below = (uint8_t)(code < 128 ? 0x7f : 0x80);
+
+	return (fold ? code ^ below : code) & mask;
+}
+
+QUANT_INLINE void body_sums(const uint8_t *codes, uint32_t rows, uint32_t dims, uint8_t mask, bool fold, uint32_t *sums)
 {
 	for (uint32_t column = 0; column < dims; column += BODY_COLUMN) {
 		uint32_t width = dims - column < BODY_COLUMN ? dims - column : BODY_COLUMN;
@@ -165,15 +172,23 @@ static void quant_sums(const uint8_t *codes, uint32_t rows, uint32_t dims, uint8
 			for (uint32_t i = row; i < rows && i < row + BODY_SUM_ROWS; i++, from += dims) {
 				if (width == BODY_COLUMN)
 					for (uint32_t at = 0; at < BODY_COLUMN; at++)
-						short_sums[at] += from[at] & mask;
+						short_sums[at] = (uint16_t)(short_sums[at] + body_fold(from[at], mask, fold));
 				else
 					for (uint32_t at = 0; at < width; at++)
-						short_sums[at] += from[at] & mask;
+						short_sums[at] = (uint16_t)(short_sums[at] + body_fold(from[at], mask, fold));
 			}
 			for (uint32_t at = 0; at < width; at++)
 				sums[column + at] += short_sums[at];
 		}
 	}
+}
+
+static void quant_sums(const uint8_t *codes, uint32_t rows, uint32_t dims, uint8_t mask, bool fold, uint32_t *sums)
+{
+	if (fold)
+		body_sums(codes, rows, dims, mask, true, sums);
+	else
+		body_sums(codes, rows, dims, mask, false, sums);
 }
 
 static void quant_take_off(uint8_t *restrict codes, uint32_t rows, uint32_t dims, const uint8_t *restrict offsets)
