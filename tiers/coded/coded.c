@@ -509,7 +509,7 @@ static void coded_unwrap(struct coded_tier *tier)
 		kvci_free(node);
 	}
 	for (unsigned i = 0; i < CODED_THREADS_MAX; i++)
-		kvci_free(tier->scratches[i].bytes);
+		kvci_pack_scratch_fini(&tier->scratches[i]);
 	pthread_mutex_destroy(&tier->scratch_lock);
 	tier->tier.magic = 0;
 	kvci_free(tier);

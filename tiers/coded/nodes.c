@@ -166,10 +166,8 @@ unsigned coded_scratch_take(struct coded_tier *tier)
 
 void coded_scratch_give(struct coded_tier *tier, unsigned i)
 {
-	if (tier->scratches[i].room > CODED_KEEP_BYTES) {
-		kvci_free(tier->scratches[i].bytes);
-		tier->scratches[i] = (struct kvci_pack_scratch){0};
-	}
+	if (tier->scratches[i].room + tier->scratches[i].image_room > CODED_KEEP_BYTES)
+		kvci_pack_scratch_fini(&tier->scratches[i]);
 	pthread_mutex_lock(&tier->scratch_lock);
 	tier->scratch_used[i] = false;
 	pthread_mutex_unlock(&tier->scratch_lock);

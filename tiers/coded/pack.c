@@ -69,6 +69,13 @@ static void pack_move(const struct kvci_pack *pack, uint8_t *image, uint32_t lay
 	}
 }
 
+void kvci_pack_scratch_fini(struct kvci_pack_scratch *scratch)
+{
+	kvci_free(scratch->bytes);
+	kvci_free(scratch->image);
+	*scratch = (struct kvci_pack_scratch){0};
+}
+
 static bool pack_scratch_get(struct kvci_pack_scratch *scratch, size_t bytes)
 {
 	if (bytes <= scratch->room)
@@ -210,6 +217,34 @@ static kvc_status_t pack_write_apart(struct pack_writer *writer, uint32_t layer,
 	return KVC_OK;
 }
 
+/* A copy of the unit's sections that nobody else writes, checked: what a lossy codec gives gets checksums of its own, which would vouch for damage. The
+ * writer's image is moved so that the unit's sections are found in the copy. */
+static kvc_status_t pack_check_unit(struct pack_writer *writer, const uint8_t *record, uint32_t layer, uint32_t layers)
+{
+	const struct kvci_pack *pack = writer->pack;
+	struct kvci_pack_scratch *scratch = writer->scratch;
+	size_t bytes = (layers - 1) * pack->sizes.section_stride_bytes + pack->sizes.section_bytes;
+
+	if (bytes > scratch->image_room) {
+		kvci_free(scratch->image);
+		scratch->image = kvci_alloc_aligned(64, pack_align(bytes, 4096));
+		scratch->image_room = scratch->image != NULL ? pack_align(bytes, 4096) : 0;
+	}
+	if (scratch->image == NULL)
+		return KVC_NO_MEMORY;
+	for (uint32_t i = 0; i < layers; i++) {
+		struct kvci_copy_state state;
+
+		kvci_copy_begin(&state, kvci_section_seed(writer->block_seed, layer + i));
+		kvci_copy_run(&state, scratch->image + i * pack->sizes.section_stride_bytes, record + pack_section_offset(pack, layer + i),
+		              pack->sizes.section_bytes, KVCI_COPY_CACHED);
+		if (kvci_copy_end(&state) != writer->raw_table[layer + i].raw_checksum)
+			return KVC_CORRUPT;
+	}
+	writer->image = (const uint8_t *)((uintptr_t)scratch->image - pack_section_offset(pack, layer));
+	return KVC_OK;
+}
+
 static kvc_status_t pack_write_unit(struct pack_writer *writer, uint32_t layer, uint32_t layers)
 {
 	const struct kvci_pack *pack = writer->pack;
@@ -244,16 +279,20 @@ static uint64_t pack_seed(const struct kvci_record_header *header)
 static kvc_status_t pack_sections(struct pack_writer *writer)
 {
 	const struct kvci_pack *pack = writer->pack;
+	const uint8_t *record = writer->image;
 	uint32_t layers, count = pack->form.layer_count;
 
 	for (uint32_t layer = 0; layer < count; layer += layers) {
 		struct kvc_codec_part part = pack_part(pack, writer->header, layer, 1, true);
-		kvc_status_t status;
+		kvc_status_t status = KVC_OK;
 
 		layers = pack->codec->span != NULL ? pack->codec->span(&part) : 1;
 		if (layers == 0 || layers > count - layer)
 			layers = count - layer;
-		status = pack_write_unit(writer, layer, layers);
+		if (!pack->codec->lossless)
+			status = pack_check_unit(writer, record, layer, layers);
+		if (status == KVC_OK)
+			status = pack_write_unit(writer, layer, layers);
 		if (status != KVC_OK)
 			return status;
 		/* Each unit may take as much as it had raw, and the room has one more on top. */

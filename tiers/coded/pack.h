@@ -11,11 +11,14 @@
 
 #include "base/record.h"
 
-/* Scratch of one thread: grows as needed, the caller frees `bytes`. */
+/* Scratch of one thread: grows as needed, freed by kvci_pack_scratch_fini. */
 struct kvci_pack_scratch {
 	void *bytes;
 	size_t room;
+	uint8_t *image; /* the sections of a unit, for lossy encoders */
+	size_t image_room;
 };
+void kvci_pack_scratch_fini(struct kvci_pack_scratch *scratch);
 
 struct kvci_pack {
 	struct kvc_form form;
@@ -31,7 +34,8 @@ struct kvci_pack {
 size_t kvci_pack_room(const struct kvci_pack *pack);
 
 /* Codes the raw record (sizes.record_bytes, which others may be writing: its head is copied first and checked). *ret_bytes: record_bytes of the
- * coded one in `out`, shorter than the raw one; 0: it would not be. CORRUPT: the record is not the one it should be. */
+ * coded one in `out`, shorter than the raw one; 0: it would not be. CORRUPT: the record is not the one it should be; or, for a lossy codec, whose output
+ * nothing can be checked against later, a section is not what its checksum says. */
 kvc_status_t kvci_pack_encode(const struct kvci_pack *pack, const void *record, void *out, struct kvci_pack_scratch *scratch,
                               size_t *ret_bytes, bool *ret_lossy);
 

@@ -372,7 +372,7 @@ static void test_pack_decode__lies_under_right_checksums__stays_inside(void **st
 		table[0].stored_bytes = length;
 	}
 	assert_true(refused > 1000); /* at least those that are cut */
-	kvci_free(scratch.bytes);
+	kvci_pack_scratch_fini(&scratch);
 	kvci_free(coded);
 	kvci_free(image);
 	kvci_free(record.bytes);
@@ -397,6 +397,24 @@ static void test_coded__record_that_is_not_the_entrys__refused(void **state)
 	assert_int_equal(rig_write(&store->rig, record.bytes, &record.entry), KVC_CORRUPT);
 	kvci_free(record.bytes);
 	kvci_free(other.bytes);
+}
+
+/* A section was damaged, or rewritten, in memory: a lossy codec must not give it a checksum that vouches for it. */
+static void test_coded__damaged_in_memory__not_packed_with_loss(void **state)
+{
+	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_HN, KVC_DTYPE_BF16, 6);
+	struct record record = record_make(&form, 1, false);
+	struct kvc_tier_entry entry = record.entry;
+	const char *wrong;
+
+	target.form = form;
+	assert_int_equal(kvc_codec_spec_parse("int8", &target.codec, &target.params, &wrong), KVC_OK);
+	store_open();
+	record.bytes[record.sizes.sections_offset_bytes + 3 * record.sizes.section_stride_bytes + 77] ^= 4;
+	assert_int_equal(rig_write(&store->rig, record.bytes, &entry), KVC_OK);
+	assert_int_equal(entry.flags & KVCI_RECORD_LOSSY, 0);
+	assert_int_equal(entry.place.length_4k, entry.raw_length_4k);
+	kvci_free(record.bytes);
 }
 
 static void test_coded__lossy_codec__flagged_and_sealed_anew(void **state)
@@ -758,6 +776,7 @@ int main(void)
 		CASE(test_coded__unknown_form_or_hurry__raw_and_a_coded_one_misses),
 		CASE(test_coded__damaged_anywhere_on_the_disk__corrupt),
 		CASE(test_coded__record_that_is_not_the_entrys__refused),
+		CASE(test_coded__damaged_in_memory__not_packed_with_loss),
 		CASE(test_coded__lossy_codec__flagged_and_sealed_anew),
 		CASE(test_coded__more_than_there_are_buffers__all_complete_within_bounds),
 		CASE(test_coded__reopened__index_leads_to_coded_records),
