@@ -16,6 +16,13 @@ import recall
 from codec_lib import to_floats
 
 
+def array_digest(*arrays) -> str:
+	digest = hashlib.sha256()
+	for array in arrays:
+		digest.update(np.ascontiguousarray(array).data)
+	return digest.hexdigest()[:24]
+
+
 @dataclasses.dataclass
 class Text:
 	name: str
@@ -34,10 +41,7 @@ class Decoded:
 	raw_units: int
 
 	def digest(self) -> str:
-		digest = hashlib.sha256()
-		for part in self.kv:
-			digest.update(np.ascontiguousarray(part).data)
-		return digest.hexdigest()[:24]
+		return array_digest(*self.kv)
 
 
 def rel_l2(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -31,7 +31,8 @@ SPECS = ["split", "int8", "int8:entropy=0", "fp8:variant=0", "fp8:variant=1", "f
          "ecsq:step=0.25", "ecsq:step=0.5", "ecsq:step=0.75", "ecsq:step=1",
          "ecsq+pca:step=0.125", "ecsq+pca:step=0.25", "ecsq+pca:step=0.5", "ecsq+pca:step=0.75", "ecsq+pca:step=1",
          "ecsq+pca:step=1.5",
-         "pq", "cachegen:variant=0", "cachegen:variant=1", "xquant", "hevc"]
+         "pq", "cachegen:variant=0", "cachegen:variant=1", "x/int8", "x/kv4", "x/kv4:bits=3", "hevc"]
+INPUTS = "x/"  # before a spec: layer inputs instead of K and V (layer_inputs.py)
 
 
 class Say:
@@ -62,14 +63,14 @@ class Coder:
 		found = []
 		for spec in specs:
 			try:
-				self.library.check(spec)
+				self.library.check(spec.removeprefix(INPUTS))
 				found.append(spec)
 			except codec_lib.CodecError as error:
 				say(f"left out: {error}")
 		return found
 
 	def needs_profile(self, specs: list) -> bool:
-		return any(self.library.check(spec)[1] for spec in specs)
+		return any(self.library.check(spec.removeprefix(INPUTS))[1] for spec in specs)
 
 	def code(self, spec: str, kv: tuple) -> measure.Decoded:
 		dims = [part.shape[3] for part in kv]
@@ -90,17 +91,18 @@ def default_profile(bench, args, say) -> str:
 	return path
 
 
-def xquant_row(bench, coder, spec: str, state) -> measure.Decoded:
-	"""xquant codes layer inputs; K and V come of them by the weights."""
-	import xquant
-	return xquant.code(bench, coder, spec, state.tokens[:bench.prefix], state.kv)
-
-
-def decode_all(bench, coder, specs: list, state) -> dict:
+def decode_all(bench, coder, specs: list, state, say) -> dict:
+	"""What this model's KV, or the profile, has no place for is said, and left out."""
 	decoded = {}
 	for spec in specs:
-		one = (xquant_row(bench, coder, spec, state) if spec.split(":")[0] == "xquant" else coder.code(spec, state.kv))
-		decoded[spec] = one
+		try:
+			if spec.startswith(INPUTS):
+				import layer_inputs
+				decoded[spec] = layer_inputs.code(bench, coder, spec[len(INPUTS):], state.tokens[:bench.prefix], state.kv)
+			else:
+				decoded[spec] = coder.code(spec, state.kv)
+		except codec_lib.CodecError as error:
+			say(f"{state.name}: left out: {error}")
 	return decoded
 
 
@@ -111,7 +113,7 @@ def measure_texts(bench, coder, specs: list, args, say) -> dict:
 		text = bench.text(path)
 		say(f"text {number + 1}/{len(args.texts)}: {text.name}", passing=True)
 		bench.load(text)
-		decoded = decode_all(bench, coder, specs, text)
+		decoded = decode_all(bench, coder, specs, text, say)
 		for at, (spec, one) in enumerate(decoded.items()):
 			row = {"text": text.name, "raw_bytes": one.raw_bytes, "stored_bytes": one.stored_bytes,
 			       "rel_l2_k": one.rel_l2[0], "rel_l2_v": one.rel_l2[1], "raw_units": one.raw_units,
@@ -128,7 +130,7 @@ def measure_texts(bench, coder, specs: list, args, say) -> dict:
 def measure_recall(bench, coder, specs: list, rows: dict, say) -> None:
 	state = bench.recall_text(FILLER)
 	truth = bench.recall(state, state.kv, "raw")
-	for at, (spec, one) in enumerate(decode_all(bench, coder, specs, state).items()):
+	for at, (spec, one) in enumerate(decode_all(bench, coder, specs, state, say).items()):
 		answers = bench.recall(state, one.kv, one.digest())
 		rows[spec].append({"text": "recall", "facts": len(truth), "right": sum(answers), "right_raw": sum(truth),
 		                   "as_raw": sum(a == b for a, b in zip(answers, truth))})
@@ -138,7 +140,7 @@ def measure_recall(bench, coder, specs: list, rows: dict, say) -> None:
 def parse(argv: list):
 	parser = argparse.ArgumentParser(prog="tests/quality/run", description=__doc__.splitlines()[0],
 	                                 epilog="Progress is on stderr, the table (or JSON) on stdout.")
-	parser.add_argument("--codec", action="append", metavar="SPEC", help="NAME or NAME:key=value,...; many (default: all)")
+	parser.add_argument("--codec", action="append", metavar="SPEC", help="NAME or NAME:key=value,...; x/SPEC: layer inputs; many (default: all)")
 	parser.add_argument("--texts", nargs="+", default=TEXTS, metavar="FILE", help="default: the five of texts/")
 	parser.add_argument("--model", default=os.environ.get("KVC_ENGINE_MODEL"), metavar="DIR", help="any causal LM of transformers")
 	parser.add_argument("--profile", metavar="FILE", help="of kvcask calibrate (default: made of texts/calibration)")
@@ -186,7 +188,7 @@ def run(args, say) -> list:
 	rows = measure_texts(bench, coder, specs, args, say)
 	if not args.no_recall:
 		measure_recall(bench, coder, specs, rows, say)
-	return [report.summary(spec, of_spec) for spec, of_spec in rows.items()]
+	return [report.summary(spec, of_spec) for spec, of_spec in rows.items() if any("kl" in row for row in of_spec)]
 
 
 def main(argv: list) -> int:
