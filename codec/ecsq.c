@@ -9,7 +9,8 @@
  * Stream: (little-endian)
  *   0   u8   version, 1
  *   1   u8   sinks: so many of the part's first tokens are stored as they are
- *   2   u16  0
+ *   2   u8   1: all components are coded, also those that vary less than a step is wide; else 0
+ *   3   u8   0
  *   4   u32  the profile's id, low half
  *   8   f32  step of the first plane
  *   12  f32  step of the second plane; 0 where there is none
@@ -43,6 +44,8 @@ enum {
 #define ECSQ_STEP_MOST 16.0f
 /* What goes into a basis may be so long that no sum leaves 31 bits. */
 #define ECSQ_LENGTH_MAX 480.0
+/* Of a token, a value, in squares of the step: what the components that are not coded may hold; rounding loses 1/12. */
+#define ECSQ_LOST_MAX (8.0 / 12)
 
 /* One plane of a part: which symbols of a row are its own, and what they are made with. */
 struct ecsq_segment {
@@ -68,6 +71,8 @@ struct ecsq_work {
 	uint32_t segment_count;
 	struct ecsq_segment segments[2];
 	uint32_t row, sinks;
+	bool all; /* components are coded */
+	bool lost; /* encode: those that are not coded hold too much */
 	struct ecsq_classes classes;
 	struct kvci_rans_map map;
 	uint16_t *channel_classes; /* of a row */
@@ -222,7 +227,8 @@ static void ecsq_fit_components(struct ecsq_work *work, struct ecsq_segment *seg
 	uint32_t class = 0;
 
 	segment->symbols = 0;
-	while (segment->symbols < basis->components && (double)segment->step <= ECSQ_RATIO_DEAD * (double)basis->sigma[segment->symbols]) {
+	while (segment->symbols < basis->components &&
+	       (work->all || (double)segment->step <= ECSQ_RATIO_DEAD * (double)basis->sigma[segment->symbols])) {
 		double ratio = ecsq_ratio_grid((double)segment->step / (double)basis->sigma[segment->symbols]);
 
 		if (segment->symbols == 0 || ratio != last)
@@ -390,27 +396,45 @@ static bool ecsq_escape_row(struct ecsq_encoder *encoder, const uint8_t *symbols
 	return true;
 }
 
+static double ecsq_length(const float *values, uint32_t count)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		sum += (double)values[i] * (double)values[i];
+	return sum;
+}
+
 /* The piece's values to components, in place of them. False: too far off for whole numbers. */
 static bool ecsq_to_components(struct ecsq_work *work, const struct ecsq_segment *segment, uint32_t count)
 {
 	size_t whole_stride = ecsq_round(segment->values, 2), sum_stride = ecsq_round(segment->values, ECSQ_PANEL);
+	const double one = (double)ECSQ_WHOLE_ONE * KVCI_PROFILE_BASIS_ONE;
+	double lengths[ECSQ_PIECE];
 
 	memset(work->whole, 0, ECSQ_PIECE * whole_stride * sizeof(*work->whole));
 	if (!work->kernel->whole(work->values, segment->values, segment->mean, segment->inverse, segment->values, count, work->whole, whole_stride))
 		return false;
 	for (uint32_t token = 0; token < count; token++) {
-		double length = 0;
+		float *values = work->values + (size_t)token * segment->values;
 
 		for (uint32_t i = 0; i < segment->values; i++)
-			length += (double)work->whole[token * whole_stride + i] * work->whole[token * whole_stride + i];
-		if (length > ECSQ_LENGTH_MAX * ECSQ_WHOLE_ONE * ECSQ_LENGTH_MAX * ECSQ_WHOLE_ONE)
+			values[i] = (float)work->whole[token * whole_stride + i];
+		lengths[token] = ecsq_length(values, segment->values) / ECSQ_WHOLE_ONE / ECSQ_WHOLE_ONE;
+		if (lengths[token] > ECSQ_LENGTH_MAX * ECSQ_LENGTH_MAX)
 			return false;
 	}
 	work->kernel->multiply(work->whole, whole_stride, ECSQ_PIECE, (uint32_t)whole_stride / 2, segment->basis->to_components, segment->values,
 	                       segment->symbols, work->sums, sum_stride);
-	for (uint32_t token = 0; token < count; token++)
+	for (uint32_t token = 0; token < count; token++) {
+		float *values = work->values + (size_t)token * segment->values;
+
 		for (uint32_t i = 0; i < segment->symbols; i++)
-			work->values[(size_t)token * segment->values + i] = (float)work->sums[token * sum_stride + i];
+			values[i] = (float)work->sums[token * sum_stride + i];
+		/* What is not coded should be no more than what rounding loses anyway; an outlier is. */
+		work->lost |= lengths[token] - ecsq_length(values, segment->symbols) / one / one >
+		              ECSQ_LOST_MAX * segment->values * (double)segment->step * (double)segment->step;
+	}
 	return true;
 }
 
@@ -481,6 +505,7 @@ static size_t ecsq_write(const struct ecsq_encoder *encoder, const uint8_t *esca
 	memset(out, 0, ECSQ_HEAD_BYTES);
 	out[0] = ECSQ_VERSION;
 	out[1] = (uint8_t)work->sinks;
+	out[2] = work->all;
 	ecsq_put_u32(out + 4, (uint32_t)work->profile->id);
 	ecsq_put_f32(out + 8, work->segments[0].step);
 	ecsq_put_f32(out + 12, work->segment_count == 2 ? work->segments[1].step : 0);
@@ -502,12 +527,41 @@ static float ecsq_step_of(const struct kvc_codec_params *params, bool is_k)
 	return step < ECSQ_STEP_MOST ? step : ECSQ_STEP_MOST;
 }
 
+/* All symbols and escapes. False: this part is to be stored raw. */
+static bool ecsq_encode_all(struct ecsq_encoder *encoder, const uint8_t *raw)
+{
+	struct ecsq_work *work = encoder->work;
+
+	ecsq_fit(work);
+	for (uint32_t i = 0; i < work->segment_count; i++) {
+		struct ecsq_segment *segment = &work->segments[i];
+		float one = segment->basis != NULL ? (float)ECSQ_WHOLE_ONE : 1.0f / segment->step;
+
+		for (uint32_t at = 0; at < segment->values; at++)
+			segment->inverse[at] = one / segment->unit[at];
+	}
+	/* The encoder's tables are small: escapes wait behind them. */
+	encoder->escapes = (uint8_t *)(work->entries + ECSQ_ENCODER_ENTRIES);
+	encoder->escapes_end = (uint8_t *)(work->entries + ECSQ_DECODER_ENTRIES);
+	memset(work->symbols, ECSQ_SYMBOL_ZERO, (size_t)work->row * (work->layout.tokens - work->sinks));
+	for (uint32_t token = work->sinks; token < work->layout.tokens; token += ECSQ_PIECE) {
+		uint32_t left = work->layout.tokens - token, count = left < ECSQ_PIECE ? left : ECSQ_PIECE;
+
+		if (!ecsq_encode_piece(encoder, raw, token, count, work->symbols + (size_t)(token - work->sinks) * work->row))
+			return false;
+		if (work->lost && !work->all) {
+			work->all = true;
+			return ecsq_encode_all(encoder, raw); /* once */
+		}
+	}
+	return true;
+}
+
 static kvc_status_t ecsq_encode_any(const struct kvc_codec_part *part, const struct kvc_codec_params *params, bool pca, const uint8_t *raw,
                                     size_t raw_bytes, uint8_t *out, size_t out_bytes, void *scratch, size_t *ret_bytes)
 {
 	struct ecsq_encoder encoder;
 	struct ecsq_work *work;
-	uint8_t *escapes;
 	size_t coded;
 
 	if (out_bytes < ecsq_bound_bytes(part, raw_bytes))
@@ -518,25 +572,10 @@ static kvc_status_t ecsq_encode_any(const struct kvc_codec_part *part, const str
 	work->sinks = kvci_layout_sinks(&work->layout, part->position_tokens, params->sinks < 255 ? params->sinks : 255);
 	for (uint32_t i = 0; i < work->segment_count; i++)
 		work->segments[i].step = ecsq_step_of(params, work->segments[i].plane->is_k);
-	ecsq_fit(work);
-	for (uint32_t i = 0; i < work->segment_count; i++) {
-		struct ecsq_segment *segment = &work->segments[i];
-		float one = segment->basis != NULL ? (float)ECSQ_WHOLE_ONE : 1.0f / segment->step;
-
-		for (uint32_t at = 0; at < segment->values; at++)
-			segment->inverse[at] = one / segment->unit[at];
-	}
-	/* The encoder's tables are small: escapes wait behind them. */
-	escapes = (uint8_t *)(work->entries + ECSQ_ENCODER_ENTRIES);
-	encoder = (struct ecsq_encoder){ work, escapes, (uint8_t *)(work->entries + ECSQ_DECODER_ENTRIES) };
-	memset(work->symbols, ECSQ_SYMBOL_ZERO, (size_t)work->row * (work->layout.tokens - work->sinks));
-	for (uint32_t token = work->sinks; token < work->layout.tokens; token += ECSQ_PIECE) {
-		uint32_t left = work->layout.tokens - token, count = left < ECSQ_PIECE ? left : ECSQ_PIECE;
-
-		if (!ecsq_encode_piece(&encoder, raw, token, count, work->symbols + (size_t)(token - work->sinks) * work->row))
-			return KVC_OK;
-	}
-	coded = ecsq_write(&encoder, escapes, raw, raw_bytes, out, out_bytes);
+	encoder.work = work;
+	if (!ecsq_encode_all(&encoder, raw))
+		return KVC_OK;
+	coded = ecsq_write(&encoder, (uint8_t *)(work->entries + ECSQ_ENCODER_ENTRIES), raw, raw_bytes, out, out_bytes);
 	if (coded != 0 && coded < raw_bytes)
 		*ret_bytes = coded;
 	return KVC_OK;
@@ -660,10 +699,11 @@ static kvc_status_t ecsq_read_head(struct ecsq_decoder *decoder, const uint8_t *
 	const uint8_t *at = coded + ECSQ_HEAD_BYTES, *end = coded + coded_bytes;
 	uint32_t escape_bytes;
 
-	if (coded_bytes < ECSQ_HEAD_BYTES || coded[0] != ECSQ_VERSION || coded[2] != 0 || coded[3] != 0 ||
+	if (coded_bytes < ECSQ_HEAD_BYTES || coded[0] != ECSQ_VERSION || coded[2] > 1 || coded[3] != 0 ||
 	    ecsq_get_u32(coded + 4) != (uint32_t)work->profile->id)
 		return KVC_CORRUPT;
 	work->sinks = coded[1];
+	work->all = coded[2] != 0;
 	escape_bytes = ecsq_get_u32(coded + 16);
 	for (uint32_t i = 0; i < 2; i++) {
 		float step = ecsq_get_f32(coded + 8 + (size_t)4 * i);

@@ -62,7 +62,7 @@ static float *profile_floats(struct profile_cursor *cursor, size_t count, float 
 		cursor->failed = true;
 		return NULL;
 	}
-	floats = kvci_alloc(count * sizeof(*floats));
+	floats = kvci_alloc(count * sizeof(*floats) + 1);
 	for (size_t i = 0; floats != NULL && i < count; i++) {
 		uint32_t bits = profile_u32(cursor);
 
@@ -75,9 +75,9 @@ static float *profile_floats(struct profile_cursor *cursor, size_t count, float 
 /* What comes of a section: NO_MEMORY where the bytes were right and something is missing all the same. */
 static kvc_status_t profile_result(const struct profile_cursor *cursor, bool complete)
 {
-	if (cursor->failed || cursor->at != cursor->end)
-		return KVC_CORRUPT;
-	return complete ? KVC_OK : KVC_NO_MEMORY;
+	if (!cursor->failed && !complete)
+		return KVC_NO_MEMORY;
+	return cursor->failed || cursor->at != cursor->end ? KVC_CORRUPT : KVC_OK;
 }
 
 /* ---- sections ------------------------------------------------------------------------------------------------------------- */
@@ -154,27 +154,29 @@ static kvc_status_t profile_read_shapes(struct kvc_profile *profile, struct prof
 	return profile_result(cursor, profile->shapes != NULL);
 }
 
+static kvc_status_t profile_read_plane(struct kvc_profile *profile, struct kvci_profile_plane *plane, struct profile_cursor *cursor)
+{
+	size_t count = (size_t)plane->channels * profile->layers;
+	const uint8_t *shapes;
+
+	if ((plane->mean = profile_floats(cursor, count, -INFINITY)) == NULL || (plane->sigma = profile_floats(cursor, count, 0)) == NULL ||
+	    (plane->scale = profile_floats(cursor, count, 0)) == NULL || (plane->shape = kvci_alloc(count + 1)) == NULL)
+		return cursor->failed ? KVC_CORRUPT : KVC_NO_MEMORY;
+	shapes = profile_take(cursor, count);
+	for (size_t at = 0; shapes != NULL && at < count; at++) {
+		plane->shape[at] = shapes[at];
+		cursor->failed |= shapes[at] >= profile->shape_count;
+	}
+	return cursor->failed ? KVC_CORRUPT : KVC_OK;
+}
+
 static kvc_status_t profile_read_stats(struct kvc_profile *profile, struct profile_cursor *cursor)
 {
-	bool complete = true;
+	kvc_status_t status = profile_read_plane(profile, &profile->planes[0], cursor);
 
-	for (uint32_t i = 0; i < 2; i++) {
-		struct kvci_profile_plane *plane = &profile->planes[i];
-		size_t count = (size_t)plane->channels * profile->layers;
-		const uint8_t *shapes;
-
-		plane->mean = profile_floats(cursor, count, -INFINITY);
-		plane->sigma = profile_floats(cursor, count, 0);
-		plane->scale = profile_floats(cursor, count, 0);
-		shapes = profile_take(cursor, count);
-		plane->shape = shapes == NULL ? NULL : kvci_alloc(count + 1);
-		if (plane->shape != NULL)
-			memcpy(plane->shape, shapes, count);
-		for (size_t at = 0; plane->shape != NULL && at < count; at++)
-			cursor->failed |= plane->shape[at] >= profile->shape_count;
-		complete = complete && plane->mean != NULL && plane->sigma != NULL && plane->scale != NULL && plane->shape != NULL;
-	}
-	return profile_result(cursor, complete);
+	if (status == KVC_OK)
+		status = profile_read_plane(profile, &profile->planes[1], cursor);
+	return status == KVC_OK ? profile_result(cursor, true) : status;
 }
 
 /* ---- bases ---------------------------------------------------------------------------------------------------------------- */
@@ -210,9 +212,8 @@ static bool profile_read_basis(struct kvc_profile *profile, struct kvci_profile_
 	basis->components = basis->layers * channels;
 	shape = profile_u32(cursor);
 	basis->shape = (uint8_t)shape;
-	basis->scale = profile_floats(cursor, basis->components, 0);
-	basis->sigma = profile_floats(cursor, basis->components, 0);
-	if (basis->scale == NULL || basis->sigma == NULL || shape >= profile->shape_count) {
+	if ((basis->scale = profile_floats(cursor, basis->components, 0)) == NULL ||
+	    (basis->sigma = profile_floats(cursor, basis->components, 0)) == NULL || shape >= profile->shape_count) {
 		cursor->failed |= shape >= profile->shape_count;
 		return false;
 	}
