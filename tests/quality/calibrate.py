@@ -18,7 +18,7 @@ PIECE = 1024      # tokens of one run
 PCA_LAYERS = 5
 
 
-def dump(model, texts: list, folder: str, say) -> list:
+def dump(model, prefill, texts: list, folder: str, say) -> list:
 	"""K.npy and V.npy of each piece of the texts: their paths, K and V in turns."""
 	paths = []
 	for path in texts:
@@ -26,7 +26,7 @@ def dump(model, texts: list, folder: str, say) -> list:
 			tokens = model.tokens_of(file.read())
 		for at in range(0, len(tokens) - PIECE // 2, PIECE):
 			say(f"calibration: {os.path.basename(path)}, token {at} of {len(tokens)}", passing=True)
-			for name, values in zip("kv", model.prefill(tokens[at:at + PIECE])):
+			for name, values in zip("kv", prefill(tokens[at:at + PIECE])):
 				paths.append(os.path.join(folder, f"{len(paths) // 2}-{name}.npy"))
 				np.save(paths[-1], values)
 	return paths
@@ -48,10 +48,10 @@ def pca_layers_of(layers: int) -> int:
 	return next((group for group in (PCA_LAYERS, 4, 6, 3, 2) if layers % group == 0), PCA_LAYERS)
 
 
-def make(model, build: str, out: str, texts: list, say) -> None:
-	kvcask = os.path.join(build, "bin", "kvcask")
+def make(model, prefill, kvcask: str, out: str, texts: list, say) -> None:
+	"""prefill: tokens to their KV; kvcask: the program."""
 	with tempfile.TemporaryDirectory(prefix="kvcask-calibrate-") as folder:
-		paths = dump(model, texts or TEXTS, folder, say)
+		paths = dump(model, prefill, texts or TEXTS, folder, say)
 		layers, _, _, dims = np.load(paths[0], mmap_mode="r").shape
 		command = [kvcask, "calibrate", *paths, "-o", out, "--name", os.path.basename(os.path.abspath(model.folder)),
 		           "--pca", str(pca_layers_of(layers)), *rope_options(model, dims, folder)]
@@ -68,7 +68,8 @@ def main() -> int:
 	args = parser.parse_args()
 	import model
 	from quality import Say
-	make(model.Model(args.model), args.build, args.out, args.texts, Say())
+	loaded = model.Model(args.model)
+	make(loaded, loaded.prefill, os.path.join(args.build, "bin", "kvcask"), args.out, args.texts, Say())
 	return 0
 
 

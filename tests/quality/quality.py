@@ -18,6 +18,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
 import codec_lib  # noqa: E402
+import layer_inputs  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
 
@@ -29,10 +30,10 @@ SPECS = ["split", "int8", "int8:entropy=0", "fp8:variant=0", "fp8:variant=1", "f
          "kv4:bits_k=8,bits_v=4", "kv4:group=32", "kv4", "kv4:group=128", "kv4:sinks=0", "kv4:bits=3,group=32", "kv4:bits=3",
          "kv4:bits=2,group=32",
          "ecsq:step=0.25", "ecsq:step=0.5", "ecsq:step=0.75", "ecsq:step=1",
-         "ecsq+pca:step=0.125", "ecsq+pca:step=0.25", "ecsq+pca:step=0.5", "ecsq+pca:step=0.75", "ecsq+pca:step=1",
-         "ecsq+pca:step=1.5",
-         "pq", "cachegen:variant=0", "cachegen:variant=1", "x/int8", "x/kv4", "x/kv4:bits=3", "hevc"]
-INPUTS = "x/"  # before a spec: layer inputs instead of K and V (layer_inputs.py)
+         "ecsq+pca:step=0.125", "ecsq+pca:step=0.25", "ecsq+pca:step=0.45", "ecsq+pca:step=0.5", "ecsq+pca:step=0.65",
+         "ecsq+pca:step=0.75", "ecsq+pca:step=1",
+         "pq", "cachegen:variant=0", "cachegen:variant=1", "xquant:bits_k=8", "xquant",
+         "xquant:bits_k=3", "xquant:bits_k=3,variant=1", "xquant:bits_k=2,variant=1", "x/int8", "hevc"]
 
 
 class Say:
@@ -63,14 +64,14 @@ class Coder:
 		found = []
 		for spec in specs:
 			try:
-				self.library.check(spec.removeprefix(INPUTS))
+				self.library.check(layer_inputs.bare(spec))
 				found.append(spec)
 			except codec_lib.CodecError as error:
 				say(f"left out: {error}")
 		return found
 
 	def needs_profile(self, specs: list) -> bool:
-		return any(self.library.check(spec.removeprefix(INPUTS))[1] for spec in specs)
+		return any(self.library.check(layer_inputs.bare(spec))[1] for spec in specs)
 
 	def code(self, spec: str, kv: tuple) -> measure.Decoded:
 		dims = [part.shape[3] for part in kv]
@@ -81,12 +82,13 @@ class Coder:
 
 
 def default_profile(bench, args, say) -> str:
-	"""The profile of this model, made once of the contained calibration texts by `kvcask calibrate`."""
+	"""The profile of this model, made of the contained calibration texts by `kvcask calibrate`, again when that is a newer program."""
 	path = os.path.join(bench.store.folder, "profile.kvprofile")
-	if args.recalibrate or not os.path.exists(path):
-		say("no profile of this model yet: kvcask calibrate, from about 10,000 tokens of other texts")
+	kvcask = os.path.join(args.build, "bin", "kvcask")
+	if args.recalibrate or args.calibration or not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(kvcask):
+		say("a profile of this model: kvcask calibrate, from about 10,000 tokens of other texts")
 		import calibrate
-		calibrate.make(bench.model, args.build, path + ".partial", args.calibration, say)
+		calibrate.make(bench.model, bench.kv_of, kvcask, path + ".partial", args.calibration, say)
 		os.replace(path + ".partial", path)
 	return path
 
@@ -96,9 +98,8 @@ def decode_all(bench, coder, specs: list, state, say) -> dict:
 	decoded = {}
 	for spec in specs:
 		try:
-			if spec.startswith(INPUTS):
-				import layer_inputs
-				decoded[spec] = layer_inputs.code(bench, coder, spec[len(INPUTS):], state.tokens[:bench.prefix], state.kv)
+			if layer_inputs.wanted(spec):
+				decoded[spec] = layer_inputs.code(bench, coder, spec, state.tokens[:bench.prefix], state.kv)
 			else:
 				decoded[spec] = coder.code(spec, state.kv)
 		except codec_lib.CodecError as error:
