@@ -35,7 +35,8 @@ struct ecsq_classes {
 uint32_t ecsq_classes_find(struct ecsq_classes *classes, const struct kvc_profile *profile, uint32_t shape, double ratio);
 /* A class with one symbol, which costs nothing: for places that hold nothing. */
 uint32_t ecsq_classes_pad(struct ecsq_classes *classes);
-/* A ratio on the grid of four steps an octave that components' classes are on. Components with a ratio above ECSQ_RATIO_DEAD are not coded. */
+/* A ratio on the grid of half octaves that classes are on: a finer one gains a quarter of a percent of bytes and costs a sixth of the speed.
+ * Components with a ratio above ECSQ_RATIO_DEAD are not coded. */
 double ecsq_ratio_grid(double ratio);
 #define ECSQ_RATIO_DEAD 3.6
 

@@ -15,8 +15,8 @@ enum {
 	MODEL_LIMIT_MAX = 127,
 	MODEL_LEAST = KVCI_PROFILE_ONE / 6144,  /* share of a code below which it is an escape */
 	MODEL_ESCAPE = KVCI_PROFILE_ONE / 2048, /* least share of the escape */
-	MODEL_GRID_LOW = -20, /* of quarter octaves */
-	MODEL_GRID_HIGH = 16,
+	MODEL_GRID_LOW = -12, /* of half octaves */
+	MODEL_GRID_HIGH = 8,
 };
 
 /* ---- kernels -------------------------------------------------------------------------------------------------------------- */
@@ -58,6 +58,29 @@ static uint32_t model_within(const struct kvci_profile_shape *shape, double sigm
 	return shape->within[at] + (uint32_t)whole;
 }
 
+/* Shares to frequencies: one slot for each symbol that there is, the others by share; what is left over one each from the middle outwards,
+ * where it costs least. */
+static void model_normalise(const uint32_t counts[256], uint32_t limit, uint16_t frequencies[256])
+{
+	uint32_t symbols = 2 * limit + 2, left = KVCI_RANS_TOTAL;
+	uint64_t total = 0;
+
+	for (uint32_t symbol = 0; symbol < 256; symbol++)
+		total += counts[symbol];
+	for (uint32_t symbol = 0; symbol < 256; symbol++) {
+		frequencies[symbol] = counts[symbol] == 0 ? 0 : (uint16_t)(1 + counts[symbol] * (uint64_t)(KVCI_RANS_TOTAL - symbols) / total);
+		left -= frequencies[symbol];
+	}
+	/* At most one a symbol is left, and the escape's. */
+	for (uint32_t code = 0; left != 0; code = code == limit ? 0 : code + 1) {
+		frequencies[ECSQ_SYMBOL_ZERO + code]++;
+		if (--left != 0 && code != 0) {
+			frequencies[ECSQ_SYMBOL_ZERO - code]++;
+			left--;
+		}
+	}
+}
+
 static void model_make(const struct kvci_profile_shape *shape, struct ecsq_class *class)
 {
 	uint32_t counts[256] = { 0 }, inside = model_within(shape, 0.5 * class->ratio);
@@ -75,7 +98,7 @@ static void model_make(const struct kvci_profile_shape *shape, struct ecsq_class
 		inside = next;
 	}
 	counts[0] = KVCI_PROFILE_ONE - inside < MODEL_ESCAPE ? MODEL_ESCAPE : KVCI_PROFILE_ONE - inside;
-	kvci_rans_normalise(counts, class->frequencies);
+	model_normalise(counts, class->limit, class->frequencies);
 }
 
 static double model_distance(double a, double b)
@@ -124,20 +147,15 @@ uint32_t ecsq_classes_pad(struct ecsq_classes *classes)
 
 double ecsq_ratio_grid(double ratio)
 {
-	/* Quarter octaves, and where one ends and the next begins. */
-	static const double centres[4] = { 1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429 };
-	static const double ends[4] = { 1.0905077326652577, 1.2968395546510096, 1.5422108254079407, 1.8340080864093424 };
-	int exponent, at = 0, grid;
-	double part = 2 * frexp(ratio, &exponent); /* exact */
+	int exponent, grid;
+	double part = 2 * frexp(ratio, &exponent); /* exact; 1 to 2 */
 
-	exponent--;
-	while (at < 4 && part >= ends[at])
-		at++;
-	grid = 4 * exponent + at;
+	/* Where a half octave ends and the next begins. */
+	grid = 2 * (exponent - 1) + (part >= 1.189207115002721) + (part >= 1.681792830507429);
 	if (grid < MODEL_GRID_LOW)
 		grid = MODEL_GRID_LOW;
 	if (grid > MODEL_GRID_HIGH)
 		grid = MODEL_GRID_HIGH;
 	/* grid + 32 is not negative. */
-	return ldexp(centres[(grid + 32) % 4], (grid + 32) / 4 - 8);
+	return ldexp((grid + 32) % 2 == 0 ? 1.0 : 1.4142135623730951, (grid + 32) / 2 - 16);
 }

@@ -228,8 +228,8 @@ static void make_write_basis(struct kvci_profile_writer *writer, const float *sc
 	for (uint32_t i = 0; i < count; i++)
 		kvci_profile_writer_f32(writer, (float)sqrt(values[i] > 1e-8 ? values[i] : 1e-8));
 	for (size_t i = 0; i < (size_t)count * count; i++) {
-		double value = nearbyint(matrix[i] * KVCI_PROFILE_BASIS_ONE);
-		int32_t whole = value > KVCI_PROFILE_BASIS_ONE ? KVCI_PROFILE_BASIS_ONE : value < -KVCI_PROFILE_BASIS_ONE ? -KVCI_PROFILE_BASIS_ONE : (int32_t)value;
+		double value = nearbyint(fmax(-1, fmin(1, matrix[i])) * KVCI_PROFILE_BASIS_ONE);
+		int32_t whole = (int32_t)value;
 		uint8_t bytes[2] = { (uint8_t)(uint32_t)whole, (uint8_t)((uint32_t)whole >> 8) };
 
 		kvci_profile_writer_put(writer, bytes, 2);
