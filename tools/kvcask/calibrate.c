@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "codec/pq.h"
 #include "codec/profile_make.h"
 #include "tools/bench/codec_sample.h"
 #include "tools/kvcask/print.h"
@@ -171,6 +172,20 @@ static void calibrate_report(const struct tool *tool, const struct calibrate *ca
 		print_line(stderr, "few tokens: about 10,000 of texts like those to come make a good profile");
 }
 
+/* Codebooks for pq behind the profile. */
+static kvc_status_t calibrate_codebooks(struct calibrate *calibrate)
+{
+	uint8_t *plain = calibrate->bytes;
+	kvc_status_t status;
+
+	print_progress_begin(&calibrate->progress, "codebooks");
+	status = kvci_pq_train(&calibrate->order, 0, plain, calibrate->length, &calibrate->bytes, &calibrate->length);
+	print_progress_end(&calibrate->progress);
+	if (status == KVC_OK)
+		kvci_free(plain);
+	return status;
+}
+
 static int calibrate_run(struct tool *tool, struct calibrate *calibrate)
 {
 	const char *path = tool_value(tool, "output"), *name = tool_value(tool, "name");
@@ -196,6 +211,8 @@ static int calibrate_run(struct tool *tool, struct calibrate *calibrate)
 	print_progress_begin(&calibrate->progress, "calibrating");
 	status = kvci_profile_make(&calibrate->order, &calibrate->bytes, &calibrate->length);
 	print_progress_end(&calibrate->progress);
+	if (status == KVC_OK && tool_flag(tool, "codebooks"))
+		status = calibrate_codebooks(calibrate);
 	if (status == KVC_INVALID)
 		return tool_failed(tool, "no profile comes of this: values that are not finite, fewer than two tokens behind the sinks, or too "
 		                         "many channels in a group of layers");
