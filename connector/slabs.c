@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/map.h"
 #include "connector/internal.h"
 
 #ifndef MADV_POPULATE_READ
@@ -178,9 +179,9 @@ static kvc_status_t slabs_map_fd(struct kvc_client *client, struct slab *slab, u
 
 	if (status != KVC_OK)
 		return status;
-	base = mmap(NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
-	client->stats.syscalls += 4;
-	if (base == MAP_FAILED)
+	status = kvci_map_shared(fd, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, &base);
+	client->stats.syscalls += 7;
+	if (status != KVC_OK)
 		return KVC_NO_SPACE;
 	/* A child would keep the daemon's memory alive, and could write it. */
 	if (madvise(base, bytes, MADV_DONTFORK) != 0) {

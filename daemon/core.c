@@ -59,8 +59,9 @@ static kvc_status_t core_slab_create(void *context, uint32_t slab, uint64_t byte
 		                 kvc_status_text(status));
 		return status;
 	}
-	/* Registration is a gain, not a need: without it the tier goes the unregistered way. */
-	if (core->disk != NULL)
+	/* Registration is a gain, not a need: without it the tier goes the unregistered way. It pins pages, and what is pinned cannot become
+	 * huge, which gains more. */
+	if (core->disk != NULL && !core->config->memory_huge_pages)
 		kvci_tier_register_memory(core->disk, *ret_base, bytes);
 	return KVC_OK;
 }
@@ -71,7 +72,8 @@ static void core_slab_destroy(void *context, uint32_t slab)
 	uint64_t bytes;
 	void *base;
 
-	if (kvci_memory_slab_base(core->memory, slab, &base, &bytes) == KVC_OK && core->disk != NULL)
+	if (kvci_memory_slab_base(core->memory, slab, &base, &bytes) == KVC_OK && core->disk != NULL &&
+	    !core->config->memory_huge_pages)
 		kvci_tier_unregister_memory(core->disk, base, bytes);
 	if (core->server != NULL)
 		kvci_server_slab_gone(core->server, slab);
@@ -306,6 +308,7 @@ static kvc_status_t core_create_memory(struct kvci_core *core)
 {
 	struct kvci_memory_config config = {
 		.prefault = core->config->memory_prefault,
+		.huge_pages = core->config->memory_huge_pages,
 		.run_job = kvci_core_run_job,
 		.context = core,
 	};

@@ -13,12 +13,16 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/map.h"
 
 enum {
 	MEMORY_SLABS_FIRST = 16,
 	MEMORY_SEALS_SIZE = F_SEAL_SHRINK | F_SEAL_GROW,
 	MEMORY_SEALS_ALL = MEMORY_SEALS_SIZE | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL,
 };
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -61,7 +65,7 @@ kvc_status_t kvci_memory_create(const struct kvci_memory_config *config, struct 
 kvc_status_t kvci_memory_map(const char *name, uint64_t bytes, int *ret_fd, void **ret_base)
 {
 	kvc_status_t status = KVC_OK;
-	void *base = MAP_FAILED;
+	void *base;
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
 	if (fd < 0)
@@ -71,11 +75,9 @@ kvc_status_t kvci_memory_map(const char *name, uint64_t bytes, int *ret_fd, void
 		status = bytes == 0 || bytes > INT64_MAX ? KVC_INVALID : kvc_status_from_errno(errno);
 		goto fail;
 	}
-	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (base == MAP_FAILED) {
-		status = kvc_status_from_errno(errno);
+	status = kvci_map_shared(fd, bytes, PROT_READ | PROT_WRITE, &base);
+	if (status != KVC_OK)
 		goto fail;
-	}
 	/* A child of the daemon has no use for it, a core file no room. */
 	madvise(base, bytes, MADV_DONTFORK);
 	madvise(base, bytes, MADV_DONTDUMP);
@@ -172,6 +174,9 @@ static void memory_touch_run(struct kvci_job *job)
 	if (atomic_load_explicit(&slab->stop, memory_order_relaxed))
 		return;
 	memory_touch_pages(slab->fd, slab->base, slab->touched_bytes, bytes);
+	/* What cannot be made huge (an older kernel, no memory in one piece, a page that the device has at the moment) stays as it is. */
+	if (slab->memory->config.huge_pages)
+		(void)madvise((char *)slab->base + slab->touched_bytes, bytes, MADV_COLLAPSE);
 	slab->touched_bytes += bytes;
 }
 

@@ -26,6 +26,7 @@ struct kvci_memory;
 
 struct kvci_memory_config {
 	bool prefault;
+	bool huge_pages; /* with prefault */
 	/* Runs job->run on a worker and job->done on the owner's thread. */
 	void (*run_job)(void *context, struct kvci_job *job);
 	void *context;

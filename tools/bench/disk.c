@@ -17,7 +17,7 @@ enum { DISK_FAMILY = 4, DISK_DEPTH = 16, DISK_LEG_BLOCKS_MAX = 512, DISK_LEGS_IN
 
 struct disk_run {
 	const struct bench_options *options;
-	const char *io; /* "auto" or "threads" */
+	const char *io; /* "auto" or "threads"; "huge": auto, and huge pages */
 	struct bench_world world;
 	struct bench_client client;
 	struct bench_shape shape;
@@ -124,7 +124,8 @@ static kvc_status_t disk_pair(struct disk_run *run, bool write, struct disk_figu
 static void disk_report(struct disk_run *run, bool write, uint32_t tried, struct disk_figures *figures, struct bench_report *report)
 {
 	bool threads = strcmp(run->io, "threads") == 0;
-	const char *op = write ? "store" : "load";
+	const char *op = write ? "store" : "load", *way = strcmp(run->io, "auto") == 0 ? "" : run->io;
+	const char *dash = *way != 0 ? "_" : "";
 	double gigabytes = (double)(run->leg_blocks * run->shape.sizes.block_bytes) * tried / 1e9;
 	struct bench_result result = {
 		.bench = "disk", .reference_name = run->fio.engine, .bar_kind = BENCH_BAR_RATIO_MIN,
@@ -135,14 +136,14 @@ static void disk_report(struct disk_run *run, bool write, uint32_t tried, struct
 		.bar = write ? 0.05 : 0.2, /* a load is checked by the daemon, a store is not */
 	};
 
-	snprintf(result.name, sizeof(result.name), "%s_%s%s", op, run->shape.name, threads ? "_threads" : "");
+	snprintf(result.name, sizeof(result.name), "%s_%s%s%s", op, run->shape.name, dash, way);
 	bench_pairs_into(&figures->pairs, run->leg_blocks * run->shape.sizes.block_bytes, &result);
 	result.p50_us = bench_samples_at(&figures->pairs.ours, 0.5) / 1e3;
 	result.p99_us = bench_samples_at(&figures->pairs.ours, 0.99) / 1e3;
 	bench_result_count(&result, "dropped_pairs", figures->dropped);
 	bench_result_count(&result, "depth", DISK_DEPTH);
 	bench_report_add(report, &result);
-	snprintf(cpu.name, sizeof(cpu.name), "daemon_cpu_%s_%s%s", op, run->shape.name, threads ? "_threads" : "");
+	snprintf(cpu.name, sizeof(cpu.name), "daemon_cpu_%s_%s%s%s", op, run->shape.name, dash, way);
 	cpu.ours = figures->daemon_cpu_ns / 1e9 / gigabytes;
 	cpu.reference = figures->fio_cpu_ns / 2 / 1e9 / gigabytes;
 	cpu.ratio = cpu.reference / cpu.ours;
@@ -176,13 +177,14 @@ static kvc_status_t disk_prepare(struct disk_run *run)
 {
 	char memory[64], disk[64], queue[64], io[64];
 	const char *settings[] = { memory, "memory.slab: 256MiB", "memory.lease_share: 90", "memory.client_share: 90", disk,
-	                           queue, io, "disk.queue_depth: 16", NULL };
+	                           queue, io, "disk.queue_depth: 16", "disk.codec: raw",
+	                           strcmp(run->io, "huge") == 0 ? "memory.huge_pages: true" : NULL, NULL };
 	double ns;
 
 	snprintf(memory, sizeof(memory), "memory.capacity: %lluMiB", (unsigned long long)(run->memory_bytes >> 20));
 	snprintf(disk, sizeof(disk), "disk.capacity: %lluMiB", (unsigned long long)(run->disk_bytes >> 20));
 	snprintf(queue, sizeof(queue), "disk.write_queue: %lluMiB", (unsigned long long)(run->memory_bytes >> 20));
-	snprintf(io, sizeof(io), "disk.io: %s", run->io);
+	snprintf(io, sizeof(io), "disk.io: %s", strcmp(run->io, "threads") == 0 ? "threads" : "auto");
 	kvc_status_t status = bench_engine_init(&run->engine, &run->shape, 2 * run->leg_bytes);
 	if (status == KVC_OK)
 		status = bench_world_begin(&run->world, run->options, settings, true);
@@ -229,7 +231,7 @@ static kvc_status_t disk_case(const struct bench_options *options, const struct 
 kvc_status_t bench_disk(const struct bench_options *options, struct bench_report *report)
 {
 	static const uint32_t mibs[] = { 1, 4, 32 };
-	static const char *const ios[] = { "auto", "threads" };
+	static const char *const ios[] = { "auto", "threads", "huge" };
 	kvc_status_t status = KVC_OK;
 
 	if (!bench_on_disk(options->folder)) {
@@ -242,7 +244,7 @@ kvc_status_t bench_disk(const struct bench_options *options, struct bench_report
 			char name[64];
 			bench_shape_mib(mibs[i], &shape);
 			snprintf(name, sizeof(name), "%s_%s", shape.name, ios[io]);
-			if (options->quick && mibs[i] != 4)
+			if (mibs[i] != 4 && (options->quick || strcmp(ios[io], "huge") == 0))
 				continue;
 			if (bench_wanted(options, "disk", name))
 				status = disk_case(options, &shape, ios[io], report);

@@ -273,15 +273,12 @@ static void model_reserve(struct model *m)
 /* What the writer wrote is still there: nobody else was given this memory. */
 static void model_check_reservation(struct model *m, struct model_reservation *r)
 {
-	uint64_t checksums[WORLD_LAYERS], word;
-	uint8_t hash[KVCI_HASH_BYTES];
+	uint64_t word;
 	const uint8_t *record = world_extent(&m->world, &r->extent);
 
 	MODEL_ASSERT(record != NULL);
 	memcpy(&word, record + 512, sizeof(word));
 	MODEL_ASSERT(word == r->tag);
-	world_hash(model_key_number(r->binding, r->key), hash);
-	(void)checksums;
 }
 
 static void model_commit(struct model *m)
@@ -673,41 +670,6 @@ static void model_time(struct model *m)
 	}
 }
 
-static void model_faults(struct model *m)
-{
-	struct ram_tier_faults *faults = ram_tier_faults(m->world.disk);
-	bool keep_all = faults->keep_all;
-
-	memset(faults, 0, sizeof(*faults));
-	faults->write_failure = model_random(m, 2) == 0 ? KVC_IO : KVC_DISK_FULL;
-	faults->keep_all = keep_all ^ (model_random(m, 4) == 0);
-	switch (model_random(m, 8)) {
-	case 0:
-		faults->read_fail_percent = 30;
-		break;
-	case 1:
-		faults->write_fail_percent = 50;
-		break;
-	case 2:
-		faults->read_flip_percent = 20;
-		break;
-	case 3:
-		faults->hang_reads = true;
-		break;
-	case 4:
-		faults->hang_writes = true;
-		break;
-	case 5:
-		faults->delay_ns = model_random(m, 2) == 0 ? 50 * KVCI_MS : 1500 * KVCI_MS;
-		break;
-	case 6:
-		faults->busy_percent = 50;
-		break;
-	default:
-		break;
-	}
-}
-
 static void model_flush_done(struct kvci_flush_wait *wait, kvc_status_t status)
 {
 	enum kvc_status_class class = kvc_status_class(status);
@@ -792,7 +754,7 @@ static void model_step(struct model *m, struct world_options *options)
 	else if (dice < 986)
 		model_report(m);
 	else if (dice < 990 && options->disk)
-		model_faults(m);
+		world_faults(&m->world, model_random(m, UINT64_C(1) << 20));
 	else if (dice < 992)
 		model_flush(m);
 	else if (dice < 996 && options->disk)

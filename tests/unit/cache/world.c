@@ -395,3 +395,38 @@ kvc_status_t world_load_shard(struct world *world, struct world_load *load, uint
 	world_request_id(request, id);
 	return kvci_cache_load(world->cache, &load->load, id);
 }
+
+void world_faults(struct world *world, uint64_t dice)
+{
+	struct ram_tier_faults *faults = ram_tier_faults(world->disk);
+	bool keep_all = faults->keep_all;
+
+	memset(faults, 0, sizeof(*faults));
+	faults->write_failure = (dice & 8) != 0 ? KVC_IO : KVC_DISK_FULL;
+	faults->keep_all = keep_all ^ ((dice & 48) == 0);
+	switch (dice % 8) {
+	case 0:
+		faults->read_fail_percent = 30;
+		break;
+	case 1:
+		faults->write_fail_percent = 50;
+		break;
+	case 2:
+		faults->read_flip_percent = 20;
+		break;
+	case 3:
+		faults->hang_reads = true;
+		break;
+	case 4:
+		faults->hang_writes = true;
+		break;
+	case 5:
+		faults->delay_ns = (dice & 64) != 0 ? 50 * KVCI_MS : 1500 * KVCI_MS;
+		break;
+	case 6:
+		faults->busy_percent = 50;
+		break;
+	default:
+		break;
+	}
+}

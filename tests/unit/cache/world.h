@@ -89,6 +89,9 @@ static inline uint64_t world_stat(const struct world *world, enum kvci_stat stat
 /* match_keys = hits + misses by cause */
 void world_check_misses(const struct world *world);
 
+/* From now on the disk fails in one of several ways, or not. */
+void world_faults(struct world *world, uint64_t dice);
+
 /* A load whose answers are kept. */
 struct world_load {
 	struct kvci_load load;

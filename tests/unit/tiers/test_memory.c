@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/map.h"
 #include "tiers/memory/memory.h"
 
 enum { SLAB_BYTES = 8 << 20, PAGE = 4096 };
@@ -32,12 +33,19 @@ static void rig_run_job(void *context, struct kvci_job *job)
 	rig->jobs = job;
 }
 
-static void rig_begin(struct rig *rig, bool prefault)
+static void rig_begin_huge(struct rig *rig, bool prefault, bool huge_pages)
 {
-	const struct kvci_memory_config config = { .prefault = prefault, .run_job = rig_run_job, .context = rig };
+	const struct kvci_memory_config config = {
+		.prefault = prefault, .huge_pages = huge_pages, .run_job = rig_run_job, .context = rig
+	};
 
 	*rig = (struct rig){ 0 };
 	assert_int_equal(kvci_memory_create(&config, &rig->memory), KVC_OK);
+}
+
+static void rig_begin(struct rig *rig, bool prefault)
+{
+	rig_begin_huge(rig, prefault, false);
 }
 
 static bool rig_work(struct rig *rig)
@@ -89,6 +97,33 @@ static void test_memory__touching_pages__all_resident_and_unchanged(void **state
 	assert_int_equal(resident_pages(base), SLAB_BYTES / PAGE);
 	for (size_t i = 0; i < SLAB_BYTES; i++)
 		assert_int_equal(((uint8_t *)base)[i], i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : 0);
+	rig_end(&rig);
+}
+
+/* Whether the kernel makes pages huge or not: the same bytes, seen by both mappings. */
+static void test_memory__huge_pages__all_resident_and_unchanged(void **state)
+{
+	struct rig rig;
+	void *base, *client;
+	int fd;
+	uint64_t bytes;
+	bool sealed;
+
+	rig_begin_huge(&rig, true, true);
+	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, true, &base), KVC_OK);
+	assert_int_equal((uintptr_t)base % (2 << 20), 0);
+	assert_int_equal(kvci_memory_slab_fd(rig.memory, 1, &fd, &bytes, &sealed), KVC_OK);
+	assert_int_equal(kvci_map_shared(fd, bytes, PROT_READ | PROT_WRITE, &client), KVC_OK);
+	assert_int_equal((uintptr_t)client % (2 << 20), 0);
+	memset((uint8_t *)client + 3 * PAGE, 0xa5, 10 * PAGE);
+	assert_int_equal(kvci_memory_slab_seal(rig.memory, 1), KVC_OK);
+	while (rig_work(&rig))
+		continue;
+	assert_int_equal(resident_pages(base), SLAB_BYTES / PAGE);
+	memset((uint8_t *)client + 20 * PAGE, 0x5a, PAGE);
+	for (size_t i = 0; i < SLAB_BYTES; i++)
+		assert_int_equal(((uint8_t *)base)[i], i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : i / PAGE == 20 ? 0x5a : 0);
+	munmap(client, bytes);
 	rig_end(&rig);
 }
 
@@ -220,6 +255,7 @@ int main(void)
 		cmocka_unit_test(test_memory__sealed_slab__nobody_can_write_or_resize_it_any_more),
 		cmocka_unit_test(test_memory__a_client_sealed_it_otherwise__denied),
 		cmocka_unit_test(test_memory__touching_pages__all_resident_and_unchanged),
+		cmocka_unit_test(test_memory__huge_pages__all_resident_and_unchanged),
 		cmocka_unit_test(test_memory__destroyed_while_touched__freed_after_the_job),
 		cmocka_unit_test(test_memory__destroyed_after_quiesce__freed_at_once),
 	};
