@@ -17,7 +17,7 @@ import report  # noqa: E402
 # spec: (most KL, least ratio), over the five texts. What ecsq and ecsq+pca must not fall behind is what they were measured at, and a tenth:
 # the goals (4.0x at 0.002, 5.3x at 0.011; 5.2x at 0.002, 7.5x at 0.006, 9.9x at 0.012) are reached on four of the texts; docs/codecs.md.
 BARS = {
-	"split": (0.0, 1.45),
+	"split": (1e-6, 1.45),
 	"int8": (0.0003, 2.2),
 	"kv4": (0.012, 3.7),
 	"ecsq:step=0.25": (0.0032, 3.9),
@@ -28,13 +28,13 @@ BARS = {
 }
 # The same of the prose alone.
 SHORT_BARS = {
-	"split": (0.0, 1.48),
+	"split": (1e-6, 1.48),
 	"int8": (0.0003, 2.2),
 	"kv4": (0.012, 3.65),
 	"ecsq:step=0.5": (0.0127, 5.2),
 	"ecsq+pca:step=0.5": (0.0109, 7.9),
 }
-LEAST_AGREEMENT = 0.93
+LEAST_AGREEMENT = 0.9
 
 
 def breaches(summary: dict, most: float, least: float) -> list:
@@ -45,6 +45,8 @@ def breaches(summary: dict, most: float, least: float) -> list:
 		found.append(f"ratio {summary['compression_ratio']:.3f} below {least}")
 	if summary["top1"] < LEAST_AGREEMENT:
 		found.append(f"top-1 agreement {summary['top1']:.3f} below {LEAST_AGREEMENT}")
+	if summary["codec"] == "split" and (summary["rel_l2_k"] or summary["rel_l2_v"]):
+		found.append("what is lossless lost something")
 	if any(row.get("raw_units") for row in summary["rows"]):
 		found.append("some parts of ordinary KV were not coded at all")
 	return found
