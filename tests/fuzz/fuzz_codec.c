@@ -10,6 +10,7 @@
 #include <kvcask/plugin/codec.h>
 
 #include "base/alloc.h"
+#include "codec/profile_make.h"
 #include "codec/rans.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -106,6 +107,28 @@ static struct kvc_codec_params params_of(const struct kvc_codec_ops *ops, uint8_
 	return params;
 }
 
+/* Of the form below: values that differ from channel to channel and have something in common. */
+static const struct kvc_profile *profile_of(const struct kvc_form *form)
+{
+	enum { LAYERS = 2, ROWS = 64, ROW = 32 };
+	static struct kvc_profile *profile;
+	static float values[LAYERS * ROWS * ROW], inv_freq[4] = { 1, 0.25f, 0.0625f, 0.01f };
+	const struct kvci_rope rope = { .style = KVCI_ROPE_NEOX, .first_dim = 4, .dims = 8, .factor = 1, .inv_freq = inv_freq };
+	const struct kvci_profile_sample sample = { values, values, ROWS, 0 };
+	struct kvci_profile_order order = { .name = "", .form = *form, .rope = &rope, .samples = &sample, .sample_count = 1, .pca_layers = 2 };
+	uint8_t *bytes;
+	size_t length;
+
+	if (profile != NULL)
+		return profile;
+	for (uint32_t i = 0; i < LAYERS * ROWS * ROW; i++)
+		values[i] = (float)(i * 2654435761u >> 16 & 0xff) / (float)(1 + i % ROW) + (float)(i / ROW % ROWS % 7);
+	order.form.dtype = KVC_DTYPE_F32;
+	FUZZ_CHECK(kvci_profile_make(&order, &bytes, &length) == KVC_OK && kvci_profile_read(bytes, length, &profile) == KVC_OK);
+	kvci_free(bytes);
+	return profile;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
 	const struct kvc_codec_ops *ops;
@@ -119,6 +142,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 
 	if (length < HEAD_BYTES || (ops = kvc_codec_by_id(bytes[0])) == NULL)
 		return 0;
+	part.profile = profile_of(&form);
 	form.dtype = 1 + bytes[1] % 7;
 	form.arrangement = 1 + bytes[2] % 2;
 	form.order = 1 + bytes[2] / 2 % 2;
@@ -127,9 +151,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 		form.order = form.head_dim_v = 0;
 		form.kv_heads = 1;
 	}
-	part.layer_count = ops->span != NULL ? bytes[2] >> 4 & 1 : 0;
 	part.position_tokens = bytes[2] >> 5;
 	part.is_k = bytes[2] / 4 % 2 != 0 || form.arrangement != KVC_KV_SPLIT;
+	part.layer_count = ops->span != NULL && (bytes[2] & 0x10) != 0 ? ops->span(&part) : 0;
 	params = params_of(ops, bytes[3]);
 	part.params = &params;
 	raw_bytes = bytes[4] | (size_t)bytes[5] << 8;
