@@ -588,6 +588,18 @@ class Storing(unittest.TestCase):
         self.assertEqual([b"a/1"], scheduler._client.released)
 
 
+class Library(unittest.TestCase):
+    def test_client__closed_before_its_spaces__ends_them(self):
+        # Their memory may belong to the spaces of the next client when they are collected.
+        client = kv.Client("unix:/nowhere/at/all", lazy=True)
+        space = client.space({"model": "m", "kv_dtype": "float32", "hash_algorithm": "sha256_cbor"}, layout().form())
+        client.close()
+        self.assertIsNone(space._handle)
+        with self.assertRaises(kv.KvcaskError):
+            space.match(bytes(32))
+        space.close()
+
+
 class Reset(unittest.TestCase):
     def test_reset__spaces__have_their_epoch_raised_and_change(self):
         scheduler = half()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import weakref
 from array import array
 from typing import Any, NamedTuple
 
@@ -120,14 +121,15 @@ class Match(NamedTuple):
 
 
 class Op:
-    """Something under way. Destroyed by destroy() or the garbage collector; it keeps its space and client alive."""
+    """Something under way. Destroyed by destroy() or the garbage collector; it keeps its space and client alive. Client.close() ends it."""
 
-    __slots__ = ("_handle", "_space", "_lib")
+    __slots__ = ("_handle", "_space", "_lib", "__weakref__")
 
     def __init__(self, space: Space, handle: ctypes.c_void_p):
         self._space = space
         self._lib = space._lib
         self._handle = handle
+        space._client._open.add(self)
 
     def status(self) -> int:
         """Returns the status; PENDING while under way."""
@@ -179,7 +181,7 @@ def _pages(engine_blocks: array) -> tuple[int, int]:
 
 
 class Space:
-    """A space and a form, bound. What a store or load reads from the arguments is copied before the call returns."""
+    """A space and a form, bound. What a store or load reads from the arguments is copied before the call returns. Client.close() ends it."""
 
     def __init__(self, client: Client, desc: dict[str, str], a_form: _lib.Form):
         self._lib = client._lib
@@ -198,6 +200,7 @@ class Space:
             "opening the space",
         )
         self._handle = handle
+        client._open.add(self)
         self.pages_per_block = a_form.block_tokens // a_form.engine_block_tokens
 
     def close(self) -> None:
@@ -303,6 +306,7 @@ class Client:
         connect_timeout: float = 0,
     ):
         self._handle: ctypes.c_void_p | None = None
+        self._open: weakref.WeakSet = weakref.WeakSet()  # spaces and ops
         self._lib = _lib.load()
         options = _lib.OpenOptions(
             struct_bytes=ctypes.sizeof(_lib.OpenOptions),
@@ -319,6 +323,9 @@ class Client:
 
     def close(self) -> None:
         if self._handle:
+            # kvc_close frees what these stand for; the memory may be another's when they are collected.
+            for one in list(self._open):
+                one._handle = None
             handle, self._handle = self._handle, None
             self._lib.kvc_close(handle)
 
