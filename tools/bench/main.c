@@ -32,7 +32,7 @@ enum { BENCH_TABLE_COUNT = sizeof(bench_table) / sizeof(bench_table[0]) };
 static void main_usage(FILE *out)
 {
 	fprintf(out, "usage: kvcask bench [NAME ...] [--json] [--quick] [--pairs N] [--only TEXT] [--folder DIR]\n"
-	             "                    [--daemon FILE] [--progress] [--codec NAME] [--kv K.npy V.npy] [--profile FILE]\n"
+	             "                    [--daemon FILE] [--progress] [--codec SPEC] [--kv K.npy V.npy] [--profile FILE]\n"
 	             "Measures kvcask beside a reference, in turns, in one run. NAMEs (none: all):\n");
 	for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
 		fprintf(out, "  %-10s %s\n", bench_table[i].name, bench_table[i].text);
@@ -42,7 +42,7 @@ static void main_usage(FILE *out)
 	             "  --only TEXT    only the cases with TEXT in \"bench.case\"\n"
 	             "  --folder DIR   on a real disk, for what is written (default: the current one)\n"
 	             "  --daemon FILE  kvcaskd (default: beside this program)\n"
-	             "  --codec NAME   codec: this one only\n"
+	             "  --codec SPEC   codec: this one only: NAME or NAME:key=value,...\n"
 	             "  --kv K.npy V.npy  codec: bf16 as uint16 [layers, tokens, heads, dims], not what the bench makes up\n"
 	             "  --profile FILE  codec: what kvcask calibrate made, for the codecs that need it\n"
 	             "  --progress     say on stderr what runs, also when that is no terminal\n"
