@@ -129,7 +129,7 @@ static kvc_status_t match_growth(struct match_run *run, struct bench_report *rep
 		.bar_kind = BENCH_BAR_OURS_MAX, .n = blocks,
 	};
 	uint64_t now = 0;
-	double longest_ns = 0;
+	double longest_ns = 0, longest_cpu_ns = 0;
 	kvc_status_t status = bench_private_bytes(run->world.pid, &now);
 
 	if (status != KVC_OK)
@@ -140,8 +140,11 @@ static kvc_status_t match_growth(struct match_run *run, struct bench_report *rep
 	bench_report_add(report, &result);
 	bench_result_count(&step, "realtime", run->realtime);
 	status = bench_daemon_stat(&run->fill.client, "loop_longest_step_ns", &longest_ns);
+	if (status == KVC_OK)
+		status = bench_daemon_stat(&run->fill.client, "loop_longest_step_cpu_ns", &longest_cpu_ns);
 	if (status != KVC_OK)
 		return status;
+	bench_result_count(&step, "cpu_us", longest_cpu_ns / 1e3); /* the same without what others took */
 	step.ours = longest_ns / 1e3;
 	step.ratio = step.ours / step.reference;
 	bench_report_add(report, &step);
