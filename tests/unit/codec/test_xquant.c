@@ -3,7 +3,7 @@
  * What is particular to `xquant`: both variants within their bounds, units over all layers, sinks, forms it refuses, damage, pinned streams.
  *
  *   test_xquant            tests
- *   test_xquant --write    rewrites the golden files: only together with a new format version
+ *   test_xquant --write    rewrites the golden files (only together with a new format version) and the fuzzer's seeds
  */
 #include "tests/unit/codec/published.h"
 
@@ -166,6 +166,17 @@ static int write_golden(void)
 	begin(&run, "xquant:variant=1,bits_k=3", 32, 5, 64);
 	failed |= published_write(&run, KVC_SOURCE_DIR "/tests/golden/" GOLDEN_CL, NULL, 0);
 	published_end(&run);
+	/* Forms of tests/fuzz/fuzz_codec.c: two layers of 64 tokens of 16 elements. */
+	for (int cl = 0; cl < 2; cl++) {
+		uint8_t head[6] = { KVC_CODEC_XQUANT, KVC_DTYPE_BF16 - 1, cl == 0 ? 0x08 : 0x18, 0 };
+
+		begin(&run, cl == 0 ? "xquant:group=8" : "xquant:variant=1,bits_k=3,group=16", 64, 2, 16);
+		head[4] = (uint8_t)run.raw_bytes;
+		head[5] = (uint8_t)(run.raw_bytes >> 8);
+		failed |= published_write(&run, cl == 0 ? KVC_SOURCE_DIR "/tests/fuzz/corpus/codec/xquant" : KVC_SOURCE_DIR "/tests/fuzz/corpus/codec/xquant_cl",
+		                          head, sizeof(head));
+		published_end(&run);
+	}
 	return failed;
 }
 
