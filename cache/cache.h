@@ -314,6 +314,11 @@ kvc_status_t kvci_cache_explain(struct kvci_cache *cache, uint32_t binding, cons
 void kvci_cache_disk_damaged(struct kvci_cache *cache, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES],
                              const struct kvc_place *place);
 
+/* Someone outside (recode) read the block's record at `old` and wrote it anew: the new one is its record from now on, and the old one goes. IN_USE, MISS:
+ * the block is being loaded, or is not at that place any more; then the new one goes. */
+kvc_status_t kvci_cache_recoded(struct kvci_cache *cache, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES], const struct kvc_place *old,
+                                const struct kvc_tier_entry *entry);
+
 struct kvci_space_info {
 	const struct kvci_space *fields;
 	uint8_t fingerprint[KVCI_SPACE_BYTES];

@@ -76,6 +76,32 @@ void kvci_cache_disk_damaged(struct kvci_cache *cache, uint32_t binding, const u
 	kvci_block_place_set(cache, number, &none);
 }
 
+kvc_status_t kvci_cache_recoded(struct kvci_cache *cache, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES], const struct kvc_place *old,
+                                const struct kvc_tier_entry *entry)
+{
+	uint32_t number = kvci_binding_get(cache, binding) != NULL ? kvci_index_find(cache->index, binding, hash) : KVCI_INDEX_NONE;
+	struct kvci_block *block = number != KVCI_INDEX_NONE ? kvci_block_at(cache, number) : NULL;
+	struct kvc_tier_entry gone;
+	kvc_status_t status = KVC_OK;
+
+	kvci_cache_enter(cache);
+	if (block == NULL || !kvci_block_on_disk(cache, block) || memcmp(&block->place, old, sizeof(*old)) != 0 || block->epoch != entry->epoch ||
+	    kvci_segment_know(cache, entry->place.segment) != KVC_OK)
+		status = KVC_MISS;
+	else if ((block->flags & KVCI_BLOCK_LOADING) != 0)
+		status = KVC_IN_USE;
+	if (status != KVC_OK) {
+		kvci_tier_drop(cache->disk.tier, entry);
+		return status;
+	}
+	kvci_read_entry(cache, block, &gone);
+	kvci_block_place_entry(cache, number, entry);
+	if ((block->flags & KVCI_BLOCK_MEMORY) == 0)
+		block->record_checksum = entry->record_checksum;
+	kvci_tier_drop(cache->disk.tier, &gone);
+	return KVC_OK;
+}
+
 /* On a worker. Header and table are a copy: the owner of the slab may write there at any time, and the disk's seal is written there. */
 static void damage_run(struct kvci_job *job)
 {

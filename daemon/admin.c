@@ -37,6 +37,12 @@ static const struct admin_entry admin_table[] = {
 	 "`action` (`start`, `status`, `stop`; default `status`), `rate` (bytes a second, default 256 MiB; with `start`)",
 	 "reads every block on disk again and checks it, at most at this rate; damaged ones are dropped, counted and named (the first 100). "
 	 "`start` answers at once; ask `status` for progress"},
+	{"recode", true, admin_recode,
+	 "`action` (`start`, `status`, `stop`; default `status`), with `start`: `codec` (a spec), `space` (index), `key` (hex digits, the beginning of "
+	 "hashes)",
+	 "reads blocks on the disk and writes them anew with another codec, one at a time; with loss only where the space allows just that. `start` "
+	 "answers at once; ask `status` for progress"},
+	{"profile_add", true, admin_profile_add, "", "reads model profiles that came into data_dir/profiles since: how many, and how many were no profiles"},
 	{"check", true, admin_check, "",
 	 "walks all of the brain's invariants, for tests: `whole`, or the first that is `broken`. Holds up everything while it walks (a second "
 	 "for some million blocks)"},

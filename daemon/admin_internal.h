@@ -90,5 +90,7 @@ void admin_show(struct kvci_admin_question *question);
 void admin_match(struct kvci_admin_question *question);
 void admin_drop(struct kvci_admin_question *question);
 void admin_verify(struct kvci_admin_question *question);
+void admin_recode(struct kvci_admin_question *question);
+void admin_profile_add(struct kvci_admin_question *question);
 
 #endif

@@ -72,7 +72,7 @@ kvc_status_t kvci_coding_check(const char *wish, char *error, size_t room)
 	return status == KVC_NOT_FOUND ? KVC_INVALID : status;
 }
 
-static void coding_find_profile(const struct kvci_coding *coding, const struct kvc_form *form, struct kvci_coded_target *target)
+void kvci_coding_fit_profile(const struct kvci_coding *coding, const struct kvc_form *form, struct kvci_coded_target *target)
 {
 	for (uint32_t i = coding->profile_count; i-- > 0;) { /* the one that came last */
 		if (!kvci_profile_fits(coding->profiles[i], form))
@@ -101,7 +101,7 @@ void kvci_coding_choose(const struct kvci_coding *coding, const char *wish, cons
 		ret_target->codec = NULL; /* of a build that had more codecs */
 	}
 	if (ret_target->codec != NULL)
-		coding_find_profile(coding, form, ret_target);
+		kvci_coding_fit_profile(coding, form, ret_target);
 }
 
 bool kvci_coding_allows(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,

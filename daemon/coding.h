@@ -27,6 +27,8 @@ kvc_status_t kvci_coding_check(const char *wish, char *error, size_t room);
 /* What it means for a form: *ret_codec NULL when lossless as configured is all that it allows. Sets codec, params, profile and its id. */
 void kvci_coding_choose(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
                         struct kvci_coded_target *ret_target);
+/* The profile that fits the form, if there is one. */
+void kvci_coding_fit_profile(const struct kvci_coding *coding, const struct kvc_form *form, struct kvci_coded_target *target);
 /* Whether a space with this wish may hold records of this codec. */
 bool kvci_coding_allows(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
                         const struct kvci_coded_target *target);

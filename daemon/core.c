@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "daemon/coding.h"
 #include "daemon/metrics.h"
+#include "daemon/recode.h"
 #include "daemon/server.h"
 #include "daemon/verify.h"
 #include "daemon/wiring.h"
@@ -510,6 +511,7 @@ void kvci_core_destroy(struct kvci_core *core)
 	if (core->flushing)
 		kvci_cache_flush_cancel(core->cache, &core->last_flush);
 	kvci_verify_stop(core);
+	kvci_recode_stop(core);
 	kvci_server_destroy(core->server);
 	core->server = NULL;
 	if (core->memory != NULL)
@@ -523,6 +525,7 @@ void kvci_core_destroy(struct kvci_core *core)
 		continue;
 	kvci_cache_destroy(core->cache);
 	kvci_verify_free(core);
+	kvci_recode_free(core);
 	kvci_coding_destroy(core->coding);
 	kvci_memory_destroy(core->memory);
 	kvci_ledger_close(core->ledger);

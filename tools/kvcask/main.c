@@ -61,6 +61,14 @@ static const struct tool_option main_options_verify[] = {
 	{ 0 },
 };
 
+static const struct tool_option main_options_recode[] = {
+	{ "codec", 0, "SPEC", "raw, split, zstd, lz4; one with loss where the space asks for just that" },
+	{ "space", 'S', "N", "blocks of this space (its number in kvcask spaces)" },
+	{ "key", 'k', "HEX", "blocks whose hash begins so" },
+	{ "all", 'a', NULL, "all blocks on the disk" },
+	{ 0 },
+};
+
 static const struct tool_option main_options_calibrate[] = {
 	{ "output", 'o', "FILE", "where the profile goes" },
 	{ "name", 0, "TEXT", "model and space, for people" },
@@ -116,6 +124,8 @@ static const struct tool_command main_commands[] = {
 	  "Give hashes (hex; as arguments, or in a FILE, one a line, - for stdin) or tokens." },
 	{ "drop", "KEY", 1, 1, main_options_drop, tool_run_drop, NULL, "drop a block everywhere", NULL },
 	{ "flush", NULL, 0, 0, NULL, tool_run_flush, NULL, "wait until everything stored so far is on the disk", NULL },
+	{ "recode", NULL, 0, 0, main_options_recode, tool_run_recode, NULL, "write blocks on the disk anew with another codec",
+	  "One block at a time, while the daemon works; a second run finds nothing to do. Loss only in a space that asks for just that." },
 	{ "verify", NULL, 0, 0, main_options_verify, tool_run_verify, NULL, "read every block on disk again and check it",
 	  "Through the daemon, while it works; or with --dir, without one. Exit status 1 when damage was found." },
 	{ "bench", NULL, 0, 0, NULL, NULL, kvci_bench_main, "measure kvcask beside references", NULL },

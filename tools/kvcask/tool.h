@@ -118,6 +118,7 @@ int tool_run_match(struct tool *tool);
 int tool_run_drop(struct tool *tool);
 int tool_run_flush(struct tool *tool);
 int tool_run_verify(struct tool *tool);
+int tool_run_recode(struct tool *tool);
 int tool_run_config(struct tool *tool);
 int tool_run_fault(struct tool *tool);
 int tool_run_loadgen(struct tool *tool);
