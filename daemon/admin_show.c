@@ -324,13 +324,17 @@ static void show_record(struct show *show)
 	struct kvci_admin_question *question = show->question;
 	const struct kvci_block_info *info = &show->infos[0];
 	const struct kvc_form *form = kvci_cache_binding_form(show->core->cache, info->binding);
+	bool coded;
 
 	if (form != NULL) {
 		show->form = *form;
 		show->form_known = true;
 		json_object_set_new(question->answer, "form", admin_form_json(form));
 	}
-	if (info->in_memory) {
+	/* What lies packed on a disk that works says more than its image in memory. */
+	coded = info->on_disk && show->core->disk != NULL && (uint64_t)info->place.length_4k * KVCI_RECORD_ALIGN_BYTES < info->record_bytes &&
+	        atomic_load_explicit(&show->core->face.disk_health, memory_order_relaxed) == KVC_OK;
+	if (info->in_memory && !coded) {
 		show->source = "memory";
 		show->record_bytes = info->record_bytes;
 		if (!show->content && show->record_bytes > KVCI_RECORD_HEAD_BYTES_MAX)
