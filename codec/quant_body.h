@@ -108,7 +108,11 @@ QUANT_INLINE uint32_t body_exponent(float value)
 /* ---- a function for each type and length of rows ------------------------------------------------------------------------- */
 
 /* call(dtype, dims) with both known to the compiler where they are usual ones. */
+#ifdef KVC_CODEC_ONE_LENGTH /* builds with sanitizers: each copy costs them seconds */
+#define BODY_EACH_LENGTH(call, dtype, dims) call(dtype, dims)
+#else
 #define BODY_EACH_LENGTH(call, dtype, dims) ((dims) == 64 ? call(dtype, 64) : (dims) == 128 ? call(dtype, 128) : call(dtype, dims))
+#endif
 #define BODY_EACH(call, dtype, dims) \
 	((dtype) == KVC_DTYPE_BF16 ? BODY_EACH_LENGTH(call, KVC_DTYPE_BF16, dims) : \
 	 (dtype) == KVC_DTYPE_F16  ? BODY_EACH_LENGTH(call, KVC_DTYPE_F16, dims) : \
