@@ -34,7 +34,7 @@ from kvcask.vllm.messages import Handshake, LoadDone, StepMeta, WorkerMeta
 from kvcask.vllm.options import TABLE as OPTIONS
 from kvcask.vllm.options import OptionError, Options
 from kvcask.vllm.scheduler import SchedulerHalf
-from kvcask.vllm.space import Layout, Unsupported, base_space, check_engine, read_layout
+from kvcask.vllm.space import Layout, Unsupported, base_space, check_codec, check_engine, read_layout
 from kvcask.vllm.stats import TABLE as STATS
 from kvcask.vllm.stats import KvcaskStats
 
@@ -705,6 +705,16 @@ class Layouts(unittest.TestCase):
 
 
 class Settings(unittest.TestCase):
+    def test_codec_on_packed_pages(self):
+        """What a codec promises holds for rows of tokens; vLLM's CPU backend packs keys otherwise."""
+        packed = "CPU_ATTN/amx/vllm-0.32.0"
+        for codec in ("", "int8", "int8:entropy=0", "fp8:variant=1", "zstd"):
+            check_codec(codec, packed)
+        for codec in ("kv4", "kv4:group=32", "ecsq:step=0.5", "ecsq+pca", "max_kl=0.002"):
+            with self.assertRaises(Unsupported):
+                check_codec(codec, packed)
+            check_codec(codec, "FLASH_ATTN")
+
     def test_options__unknown_key__names_the_nearest(self):
         with self.assertRaisesRegex(OptionError, "'match_wait_ms'"):
             Options({"match_wait": 2})

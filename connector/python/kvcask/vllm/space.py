@@ -115,6 +115,16 @@ def page_interior(vllm_config: Any, layer_names: list[str]) -> str:
     return found.pop()
 
 
+# Codecs that do not care which of a page's values belong to which token and channel.
+ORDER_FREE = ("raw", "split", "zstd", "lz4", "int8", "fp8")
+
+
+def check_codec(codec: str, interior: str) -> None:
+    """A codec works on rows of tokens. On pages that are packed otherwise it would lose more than it says, and than the user allowed."""
+    if codec and interior.startswith("CPU_ATTN") and codec.split(":")[0] not in ORDER_FREE:
+        raise Unsupported(f"codec {codec}: vLLM's CPU backend packs keys by instruction set; only {', '.join(ORDER_FREE)} keep what they promise there")
+
+
 def natural_order(names: list[str]) -> list[str]:
     """Layer names by the numbers in them, so that the order does not depend on who lists them."""
     return sorted(names, key=lambda name: ([int(part) for part in re.findall(r"\d+", name)], name))

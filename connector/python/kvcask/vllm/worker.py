@@ -18,7 +18,7 @@ from typing import Any
 from kvcask import client as kv
 from kvcask.vllm.circuit import Circuit
 from kvcask.vllm.messages import Handshake, LoadDone, LoadJob, StepMeta, StoreJob, WorkerMeta
-from kvcask.vllm.space import Layout, Unsupported, check_engine, natural_order, page_interior, read_layout
+from kvcask.vllm.space import Layout, Unsupported, check_codec, check_engine, natural_order, page_interior, read_layout
 from kvcask.vllm.verify import Verifier
 
 log = logging.getLogger("vllm.kvcask.worker")
@@ -101,6 +101,7 @@ class WorkerHalf:
             tensors = [kv_caches[name] for name in names]
             self._layout, self._memory = read_layout(group.kv_cache_spec, tensors, self._options)
             self._layout.interior = page_interior(self._config, names)
+            check_codec(self._options.codec, self._layout.interior)
             self._off = ""
         except Unsupported as error:
             self._off = str(error)
