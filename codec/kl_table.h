@@ -2,7 +2,7 @@
  *
  * What each codec costs a model, for a space that says how much loss it allows ("max_kl=0.002"): measured by tests/quality (docs/codecs.md), the KL in
  * nats a token of the worst of five texts, rounded up. A small model with three heads of 64: larger ones lose less at the same bits. By falling
- * ratio: the first row that is allowed, and whose profile is there when it needs one, packs best.
+ * ratio: the first row that is allowed packs best. Rows with a profile hold for a profile of the very model.
  */
 #ifndef KVCI_KL_TABLE_H
 #define KVCI_KL_TABLE_H

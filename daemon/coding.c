@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "codec/kl_table.h"
 #include "codec/profile.h"
 
 enum { CODING_PROFILE_BYTES_MAX = 1 << 30, CODING_PROFILES_MAX = 1024 };
@@ -26,15 +27,6 @@ struct kvci_coding {
 	bool forced;
 	struct kvc_tier_entry forced_entry;
 	struct kvci_coded_target forced_target;
-};
-
-/* The codec for a loss that a space allows: of those that fit, the first whose measured KL is no more (docs/codecs.md), by falling ratio. */
-static const struct {
-	double kl;
-	const char *spec;
-} coding_losses[] = {
-	{0.012, "kv4:bits=4,group=64"},
-	{0.0003, "int8"},
 };
 
 static const char coding_kl_word[] = "max_kl=";
@@ -93,9 +85,11 @@ void kvci_coding_choose(const struct kvci_coding *coding, const char *wish, cons
 	if (wish == NULL || wish[0] == '\0')
 		return;
 	if (coding_parse_kl(wish, &kl)) {
-		for (size_t i = 0; i < sizeof(coding_losses) / sizeof(coding_losses[0]); i++)
-			if (coding_losses[i].kl <= kl &&
-			    kvc_codec_spec_parse(coding_losses[i].spec, &ret_target->codec, &ret_target->params, &wrong) == KVC_OK)
+		/* The rows are by falling ratio. Those with a profile hold for a profile of that very model, and nothing here can tell that one is: they are
+		 * for spaces that name the codec. */
+		for (size_t i = 0; i < sizeof(kvci_kl_table) / sizeof(kvci_kl_table[0]); i++)
+			if (!kvci_kl_table[i].needs_profile && kvci_kl_table[i].max_kl <= kl &&
+			    kvc_codec_spec_parse(kvci_kl_table[i].spec, &ret_target->codec, &ret_target->params, &wrong) == KVC_OK)
 				break;
 	} else if (kvc_codec_spec_parse(wish, &ret_target->codec, &ret_target->params, &wrong) != KVC_OK) {
 		ret_target->codec = NULL; /* of a build that had more codecs */

@@ -15,8 +15,8 @@ static void spaces_table(const json_t *list)
 {
 	static const struct print_column columns[] = {
 		{ "space", true, false },  { "fingerprint", false, false }, { "tenant", false, false }, { "model", false, true },
-		{ "KV", false, false },    { "epoch", true, false },        { "blocks", true, false },  { "memory", true, false },
-		{ "on disk", true, false }, { "size", true, false },        { "forms", true, false },
+		{ "KV", false, false },    { "loss", false, false },        { "epoch", true, false },   { "blocks", true, false },
+		{ "memory", true, false }, { "on disk", true, false },      { "size", true, false },    { "forms", true, false },
 	};
 	struct print_table *table = print_table_begin(columns, sizeof(columns) / sizeof(columns[0]));
 	json_t *space;
@@ -30,6 +30,7 @@ static void spaces_table(const json_t *list)
 		print_cell(table, "%s", tool_text(space, "tenant"));
 		print_cell(table, "%s", name[0] != '\0' ? name : tool_text(space, "model"));
 		print_cell(table, "%s", tool_text(space, "kv_dtype"));
+		print_cell(table, "%s", tool_text(space, "codec")[0] != '\0' ? tool_text(space, "codec") : "none");
 		print_cell(table, "%llu", (unsigned long long)tool_u64(space, "epoch"));
 		print_cell(table, "%s", print_count(tool_u64(space, "blocks")));
 		print_cell(table, "%s", print_count(tool_u64(space, "memory_blocks")));
