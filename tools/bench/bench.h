@@ -29,6 +29,7 @@ struct bench_options {
 	const char *only;    /* NULL, or a part of the case names to run */
 	const char *codec;   /* NULL: all codecs */
 	const char *profile; /* NULL, or a file that kvcask calibrate made */
+	double rope_theta;   /* of K in kv[0], where a profile is made of it; 0: not rotated */
 	const char *kv[2];   /* .npy files of K and V; NULLs: made ones */
 };
 

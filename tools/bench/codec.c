@@ -83,13 +83,18 @@ static void codec_run_fini(struct codec_run *run)
 	kvci_free(run->scratch);
 }
 
+static uint32_t codec_turns(const struct codec_sample *sample)
+{
+	return (sample->tokens - sample->first_token) / CODEC_TOKENS;
+}
+
 /* Units in the order of tokens, then layers; a rest of tokens at the end is left out. */
 static void codec_run_units(struct codec_run *run)
 {
-	uint32_t layers = run->sample->layers, turns = run->sample->tokens / CODEC_TOKENS;
+	uint32_t layers = run->sample->layers, turns = codec_turns(run->sample), first = run->sample->first_token / CODEC_TOKENS;
 	size_t layer_bytes = codec_sample_bytes(run->sample) / layers, at = 0;
 
-	for (uint32_t turn = 0; turn < turns; turn++)
+	for (uint32_t turn = first; turn < first + turns; turn++)
 		for (uint32_t layer = 0; layer < layers;) {
 			struct codec_unit *unit = &run->units[run->count++];
 			uint32_t span;
@@ -135,11 +140,11 @@ static kvc_status_t codec_run_init(struct codec_run *run, const struct codec_res
 		.group_rule = KVC_GROUP_FULL, .shard_count = 1,
 	};
 	status = kvc_form_sizes(&run->form, &sizes, NULL);
-	if (status != KVC_OK || sample->tokens < CODEC_TOKENS)
+	if (status != KVC_OK || codec_turns(sample) == 0)
 		return KVC_INVALID;
 	run->part_bytes = sizes.section_bytes / 2;
-	run->raw_bytes = run->part_bytes * sample->layers * (sample->tokens / CODEC_TOKENS);
-	run->units = kvci_alloc_zero((size_t)sample->layers * (sample->tokens / CODEC_TOKENS), sizeof(*run->units));
+	run->raw_bytes = run->part_bytes * sample->layers * codec_turns(sample);
+	run->units = kvci_alloc_zero((size_t)sample->layers * codec_turns(sample), sizeof(*run->units));
 	run->raw = kvci_alloc(run->raw_bytes);
 	run->back = kvci_alloc(run->raw_bytes);
 	if (run->units == NULL || run->raw == NULL || run->back == NULL)
@@ -499,6 +504,18 @@ static kvc_status_t codec_spec(const struct bench_options *options, const char *
 	return status;
 }
 
+/* The codec that is asked for needs a profile, and none was given. */
+static kvc_status_t codec_profile_wanted(const struct bench_options *options, struct codec_sample samples[2], struct kvc_profile **ret_profile)
+{
+	const struct kvc_codec_ops *ops;
+	struct kvc_codec_params params;
+	const char *wrong;
+
+	if (kvc_codec_spec_parse(options->codec, &ops, &params, &wrong) != KVC_OK || !ops->needs_profile)
+		return KVC_OK; /* what is wrong is said later */
+	return codec_profile_make(samples, options->kv[0] != NULL ? options->rope_theta : 0, ops->id, ret_profile);
+}
+
 kvc_status_t bench_codec(const struct bench_options *options, struct bench_report *report)
 {
 	struct codec_sample samples[2] = { 0 };
@@ -509,6 +526,8 @@ kvc_status_t bench_codec(const struct bench_options *options, struct bench_repor
 
 	for (int i = 0; i < 2 && status == KVC_OK; i++)
 		status = options->kv[0] == NULL ? codec_sample_make(i == 0, &samples[i]) : codec_sample_read(options->kv[i], &samples[i]);
+	if (status == KVC_OK && options->codec != NULL && profile == NULL)
+		status = codec_profile_wanted(options, samples, &profile);
 	if (status == KVC_OK && options->codec != NULL)
 		status = codec_spec(options, options->codec, samples, profile, report);
 	for (size_t at = 0; options->codec == NULL && status == KVC_OK && (ops = kvc_codec_at(at)) != NULL; at++) {

@@ -149,7 +149,7 @@ static void sample_layer(int is_k, uint64_t *state, uint16_t *values)
 
 kvc_status_t codec_sample_make(int is_k, struct codec_sample *ret_sample)
 {
-	struct codec_sample sample = { SAMPLE_LAYERS, SAMPLE_TOKENS, SAMPLE_HEADS, SAMPLE_DIMS, NULL };
+	struct codec_sample sample = { SAMPLE_LAYERS, SAMPLE_TOKENS, SAMPLE_HEADS, SAMPLE_DIMS, NULL, 0 };
 	uint64_t state = is_k ? 88172645463325252u : 1181783497276652981u;
 
 	sample.values = kvci_alloc(codec_sample_bytes(&sample));

@@ -33,6 +33,7 @@ static void main_usage(FILE *out)
 {
 	fprintf(out, "usage: kvcask bench [NAME ...] [--json] [--quick] [--pairs N] [--only TEXT] [--folder DIR]\n"
 	             "                    [--daemon FILE] [--progress] [--codec SPEC] [--kv K.npy V.npy] [--profile FILE]\n"
+	             "                    [--rope-theta THETA]\n"
 	             "Measures kvcask beside a reference, in turns, in one run. NAMEs (none: all):\n");
 	for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
 		fprintf(out, "  %-10s %s\n", bench_table[i].name, bench_table[i].text);
@@ -44,7 +45,8 @@ static void main_usage(FILE *out)
 	             "  --daemon FILE  kvcaskd (default: beside this program)\n"
 	             "  --codec SPEC   codec: this one only: NAME or NAME:key=value,...\n"
 	             "  --kv K.npy V.npy  codec: bf16 as uint16 [layers, tokens, heads, dims], not what the bench makes up\n"
-	             "  --profile FILE  codec: what kvcask calibrate made, for the codecs that need it\n"
+	             "  --profile FILE  codec: what kvcask calibrate made, for the codecs that need it; without: made of the sample's\n"
+	             "                  first half, for its second, K being rotated by --rope-theta (default 100000; 0: it is not)\n"
 	             "  --progress     say on stderr what runs, also when that is no terminal\n"
 	             "Exit status: 0 all bars met, 1 a bar missed, 2 wrong usage, 3 a bench failed.\n",
 	        BENCH_PAIRS_MIN);
@@ -77,9 +79,10 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 		{ "folder", required_argument, NULL, 'f' },   { "daemon", required_argument, NULL, 'd' },
 		{ "progress", no_argument, NULL, 'p' },       { "help", no_argument, NULL, 'h' },
 		{ "codec", required_argument, NULL, 'c' },    { "kv", required_argument, NULL, 'k' },
-		{ "profile", required_argument, NULL, 'P' },
+		{ "profile", required_argument, NULL, 'P' },  { "rope-theta", required_argument, NULL, 't' },
 		{ NULL, 0, NULL, 0 },
 	};
+	char *end;
 	int found;
 
 	optind = 1;
@@ -117,6 +120,13 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 		case 'P':
 			options->profile = optarg;
 			break;
+		case 't':
+			options->rope_theta = strtod(optarg, &end);
+			if (*end != '\0' || !(options->rope_theta == 0 || options->rope_theta > 1)) {
+				fprintf(stderr, "kvcask bench: --rope-theta: %s is no theta\n", optarg);
+				return 2;
+			}
+			break;
 		case 'p':
 			options->progress = true;
 			break;
@@ -133,7 +143,7 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 
 int kvci_bench_main(int argc, char **argv)
 {
-	struct bench_options options = { .folder = "." };
+	struct bench_options options = { .folder = ".", .rope_theta = 100000 };
 	struct bench_report report = { .options = &options };
 	int failed = main_options(argc, argv, &options);
 
