@@ -129,6 +129,11 @@ class Daemon:
         with Client("unix:" + self.socket, name="e2e") as client:
             return client.admin(question, arguments)
 
+    def wait_index(self) -> None:
+        """After a start: until all that lies on the disk is known."""
+        while self.admin("stat")["index_loading"]:
+            time.sleep(0.02)
+
     def flush(self) -> None:
         from kvcask.client import Client
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import harness
 from harness import BLOCK, Daemon, Engine, Prompts, kv_config, say
-from test_reuse import committed, reset, wait_for_hits, wait_stored
+from test_reuse import committed, generate, reset, wait_for_hits, wait_stored
 
 LENGTHS = (480, 333, 97)
 TOKENS = 24
@@ -95,8 +95,8 @@ def check_near(daemon: Daemon, verify: Path, names: list[bytes]) -> None:
 
 
 def report(engine: Engine, prompts: list, wanted: list, what: str) -> None:
-    found = engine.generate(prompts, TOKENS)["results"]
     expected = [(len(prompt) - 1) // BLOCK * BLOCK for prompt in prompts]
+    found, _, _ = generate(engine, prompts, TOKENS, expected, what)
     assert [r["cached"] for r in found] == expected, f"{what}: {[r['cached'] for r in found]} tokens cached, not {expected}"
     for prompt, result, tokens in zip(prompts, found, wanted):
         assert result["finish"] == "length", f"{what}: {result}"
@@ -121,6 +121,7 @@ def main() -> None:
                 assert compute(engine, daemon, prompts, "without loss") == wanted, "the engines compute other tokens"
                 daemon.stop()
                 daemon.start()
+                daemon.wait_index()
                 check_records(daemon, names)
                 for one in (lossy, engine):
                     wait_for_hits(one, prompts[2], "daemon restarted")
