@@ -111,16 +111,16 @@ static bool fp8_scales(const struct kvci_rows *rows, const uint8_t *raw, uint8_t
 }
 
 /* The scales of a run, as the kernel wants them: a row's or a channel's each. `common` holds as many of the one scale. */
-static const uint8_t *fp8_scales_at(const struct kvci_rows *rows, const uint8_t *meta, const uint8_t *common, uint32_t layer, uint32_t head,
-                                    uint32_t token)
+static const uint8_t *fp8_scales_at(const struct kvci_rows *rows, const uint8_t *meta, const uint8_t *common,
+                                    const struct kvci_rows_walk *at)
 {
 	const struct kvci_layout *layout = rows->layout;
-	size_t index = (size_t)layer * layout->heads + head;
+	size_t index = (size_t)at->layer * layout->heads + at->head;
 
 	if ((rows->variant & FP8_FINE) == 0)
 		return common;
 	if (fp8_is_by_row(rows))
-		return meta + 2 * (index * (layout->tokens - rows->first) + token - rows->first);
+		return meta + 2 * (index * (layout->tokens - rows->first) + at->token - rows->first);
 	return meta + 2 * index * layout->planes[rows->plane].dims;
 }
 
@@ -132,48 +132,39 @@ static void fp8_common(const struct kvci_rows *rows, const uint8_t *meta, uint8_
 
 static bool fp8_encode_plane(const struct kvci_rows *rows, const uint8_t *raw, uint8_t *meta, uint8_t *codes)
 {
-	const struct kvci_layout *layout = rows->layout;
+	struct kvci_rows_walk walk = { .begun = false };
 	uint8_t common[2 * QUANT_DIMS_MAX], *scales = meta;
 	bool by_row = fp8_is_by_row(rows), right = true;
 
 	if (!by_row && !fp8_scales(rows, raw, meta))
 		return false;
 	fp8_common(rows, meta, common);
-	for (uint32_t layer = 0; layer < layout->layers; layer++)
-		for (uint32_t head = 0; head < layout->heads; head++)
-			for (uint32_t token = rows->first; token < layout->tokens;) {
-				struct kvci_rows_run run = kvci_rows_run(rows, layer, head, token, layout->tokens - token);
-
-				if (by_row) {
-					right &= rows->kernel->row_scales(&run.rows, raw + run.offset_bytes, fp8_most(rows), scales);
-					scales += (size_t)2 * run.rows.count;
-				}
-				rows->kernel->f8_encode(&run.rows, raw + run.offset_bytes, fp8_is_e5m2(rows), by_row,
-				                        fp8_scales_at(rows, meta, common, layer, head, token), codes);
-				codes += (size_t)run.rows.count * run.rows.dims;
-				token += run.rows.count;
-			}
+	while (kvci_rows_next(rows, &walk)) {
+		if (by_row) {
+			right &= rows->kernel->row_scales(&walk.run.rows, raw + walk.run.offset_bytes, fp8_most(rows), scales);
+			scales += (size_t)2 * walk.run.rows.count;
+		}
+		rows->kernel->f8_encode(&walk.run.rows, raw + walk.run.offset_bytes, fp8_is_e5m2(rows), by_row,
+		                        fp8_scales_at(rows, meta, common, &walk), codes);
+		codes += (size_t)walk.run.rows.count * walk.run.rows.dims;
+	}
 	return right;
 }
 
 static kvc_status_t fp8_decode_plane(const struct kvci_rows *rows, const uint8_t *meta, struct kvci_codes_reader *reader, uint8_t *raw)
 {
-	const struct kvci_layout *layout = rows->layout;
+	struct kvci_rows_walk walk = { .begun = false };
 	uint8_t common[2 * QUANT_DIMS_MAX];
 
 	fp8_common(rows, meta, common);
-	for (uint32_t layer = 0; layer < layout->layers; layer++)
-		for (uint32_t head = 0; head < layout->heads; head++)
-			for (uint32_t token = rows->first; token < layout->tokens;) {
-				struct kvci_rows_run run = kvci_rows_run(rows, layer, head, token, layout->tokens - token);
-				const uint8_t *codes = kvci_codes_read(reader, head, run.rows.count);
+	while (kvci_rows_next(rows, &walk)) {
+		const uint8_t *codes = kvci_codes_read(reader, walk.head, walk.run.rows.count);
 
-				if (codes == NULL)
-					return KVC_CORRUPT;
-				rows->kernel->f8_decode(&run.rows, raw + run.offset_bytes, fp8_is_e5m2(rows), fp8_is_by_row(rows),
-				                        fp8_scales_at(rows, meta, common, layer, head, token), codes);
-				token += run.rows.count;
-			}
+		if (codes == NULL)
+			return KVC_CORRUPT;
+		rows->kernel->f8_decode(&walk.run.rows, raw + walk.run.offset_bytes, fp8_is_e5m2(rows), fp8_is_by_row(rows),
+		                        fp8_scales_at(rows, meta, common, &walk), codes);
+	}
 	return KVC_OK;
 }
 

@@ -26,38 +26,29 @@ static size_t int8_meta_bytes(const struct kvci_rows *rows)
 
 static bool int8_encode_plane(const struct kvci_rows *rows, const uint8_t *raw, uint8_t *meta, uint8_t *codes)
 {
-	const struct kvci_layout *layout = rows->layout;
+	struct kvci_rows_walk walk = { .begun = false };
 	bool right = true;
 
-	for (uint32_t layer = 0; layer < layout->layers; layer++)
-		for (uint32_t head = 0; head < layout->heads; head++)
-			for (uint32_t token = rows->first; token < layout->tokens;) {
-				struct kvci_rows_run run = kvci_rows_run(rows, layer, head, token, layout->tokens - token);
-
-				right &= rows->kernel->row_encode(&run.rows, raw + run.offset_bytes, meta, codes);
-				meta += (size_t)2 * run.rows.count;
-				codes += (size_t)run.rows.count * run.rows.dims;
-				token += run.rows.count;
-			}
+	while (kvci_rows_next(rows, &walk)) {
+		right &= rows->kernel->row_encode(&walk.run.rows, raw + walk.run.offset_bytes, meta, codes);
+		meta += (size_t)2 * walk.run.rows.count;
+		codes += (size_t)walk.run.rows.count * walk.run.rows.dims;
+	}
 	return right;
 }
 
 static kvc_status_t int8_decode_plane(const struct kvci_rows *rows, const uint8_t *meta, struct kvci_codes_reader *reader, uint8_t *raw)
 {
-	const struct kvci_layout *layout = rows->layout;
+	struct kvci_rows_walk walk = { .begun = false };
 
-	for (uint32_t layer = 0; layer < layout->layers; layer++)
-		for (uint32_t head = 0; head < layout->heads; head++)
-			for (uint32_t token = rows->first; token < layout->tokens;) {
-				struct kvci_rows_run run = kvci_rows_run(rows, layer, head, token, layout->tokens - token);
-				const uint8_t *codes = kvci_codes_read(reader, head, run.rows.count);
+	while (kvci_rows_next(rows, &walk)) {
+		const uint8_t *codes = kvci_codes_read(reader, walk.head, walk.run.rows.count);
 
-				if (codes == NULL)
-					return KVC_CORRUPT;
-				rows->kernel->row_decode(&run.rows, raw + run.offset_bytes, meta, codes);
-				meta += (size_t)2 * run.rows.count;
-				token += run.rows.count;
-			}
+		if (codes == NULL)
+			return KVC_CORRUPT;
+		rows->kernel->row_decode(&walk.run.rows, raw + walk.run.offset_bytes, meta, codes);
+		meta += (size_t)2 * walk.run.rows.count;
+	}
 	return KVC_OK;
 }
 

@@ -120,38 +120,29 @@ static bool kv4_group_next(const struct kvci_rows *rows, struct kv4_group *group
 
 static bool kv4_encode_rows(const struct kvci_rows *rows, const uint8_t *raw, uint8_t *meta, uint8_t *codes)
 {
-	const struct kvci_layout *layout = rows->layout;
+	struct kvci_rows_walk walk = { .begun = false };
 	bool right = true;
 
-	for (uint32_t layer = 0; layer < layout->layers; layer++)
-		for (uint32_t head = 0; head < layout->heads; head++)
-			for (uint32_t token = rows->first; token < layout->tokens;) {
-				struct kvci_rows_run run = kvci_rows_run(rows, layer, head, token, layout->tokens - token);
-
-				right &= rows->kernel->group_encode(&run.rows, raw + run.offset_bytes, rows->group, (1u << rows->bits) - 1, meta, codes);
-				meta += run.rows.count * kv4_row_meta_bytes(rows);
-				codes += (size_t)run.rows.count * run.rows.dims;
-				token += run.rows.count;
-			}
+	while (kvci_rows_next(rows, &walk)) {
+		right &= rows->kernel->group_encode(&walk.run.rows, raw + walk.run.offset_bytes, rows->group, (1u << rows->bits) - 1, meta, codes);
+		meta += walk.run.rows.count * kv4_row_meta_bytes(rows);
+		codes += (size_t)walk.run.rows.count * walk.run.rows.dims;
+	}
 	return right;
 }
 
 static kvc_status_t kv4_decode_rows(const struct kvci_rows *rows, const uint8_t *meta, struct kvci_codes_reader *reader, uint8_t *raw)
 {
-	const struct kvci_layout *layout = rows->layout;
+	struct kvci_rows_walk walk = { .begun = false };
 
-	for (uint32_t layer = 0; layer < layout->layers; layer++)
-		for (uint32_t head = 0; head < layout->heads; head++)
-			for (uint32_t token = rows->first; token < layout->tokens;) {
-				struct kvci_rows_run run = kvci_rows_run(rows, layer, head, token, layout->tokens - token);
-				const uint8_t *codes = kvci_codes_read(reader, head, run.rows.count);
+	while (kvci_rows_next(rows, &walk)) {
+		const uint8_t *codes = kvci_codes_read(reader, walk.head, walk.run.rows.count);
 
-				if (codes == NULL)
-					return KVC_CORRUPT;
-				rows->kernel->group_decode(&run.rows, raw + run.offset_bytes, rows->group, meta, codes);
-				meta += run.rows.count * kv4_row_meta_bytes(rows);
-				token += run.rows.count;
-			}
+		if (codes == NULL)
+			return KVC_CORRUPT;
+		rows->kernel->group_decode(&walk.run.rows, raw + walk.run.offset_bytes, rows->group, meta, codes);
+		meta += walk.run.rows.count * kv4_row_meta_bytes(rows);
+	}
 	return KVC_OK;
 }
 

@@ -56,6 +56,27 @@ struct kvci_rows_run kvci_rows_run(const struct kvci_rows *rows, uint32_t layer,
 	};
 }
 
+bool kvci_rows_next(const struct kvci_rows *rows, struct kvci_rows_walk *walk)
+{
+	const struct kvci_layout *layout = rows->layout;
+
+	walk->token = walk->begun ? walk->token + walk->run.rows.count : rows->first;
+	walk->begun = true;
+	if (rows->first >= layout->tokens)
+		return false;
+	if (walk->token == layout->tokens) {
+		walk->token = rows->first;
+		if (++walk->head == layout->heads) {
+			walk->head = 0;
+			walk->layer++;
+		}
+	}
+	if (walk->layer == layout->layers)
+		return false;
+	walk->run = kvci_rows_run(rows, walk->layer, walk->head, walk->token, layout->tokens - walk->token);
+	return true;
+}
+
 static struct kvci_codes_shape rows_shape(const struct kvci_rows *rows)
 {
 	const struct kvci_layout *layout = rows->layout;

@@ -60,6 +60,14 @@ struct kvci_rows_run {
 };
 struct kvci_rows_run kvci_rows_run(const struct kvci_rows *rows, uint32_t layer, uint32_t head, uint32_t token, uint32_t limit);
 
+/* All rows but the sinks', run by run, in the order of the stream. Begins with zeros. False: there are no more. */
+struct kvci_rows_walk {
+	struct kvci_rows_run run;
+	uint32_t layer, head, token; /* of the run's first row */
+	bool begun;
+};
+bool kvci_rows_next(const struct kvci_rows *rows, struct kvci_rows_walk *walk);
+
 /* The slots of a codec. */
 size_t kvci_rows_scratch_bytes(const struct kvc_codec_part *part, size_t raw_bytes);
 size_t kvci_rows_bound_bytes(const struct kvc_codec_part *part, size_t raw_bytes);
