@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Layout: where the rows of a part lie, and rows as floats, for codec/ only. A *row* is what one token of one head has in one *plane*: its K or
+ * Layout: where the rows of a part lie, and rows as floats, for codec/ and `kvcask calibrate`. A *row* is what one token of one head has in one *plane*: its K or
  * its V elements. A part of KVC_KV_SPLIT has one plane (K or V); of KVC_KV_FUSED two, K then V; of KVC_KV_LATENT one, that counts as K.
  *
  * Floats: loading is exact. Storing rounds to nearest, ties to even; what is beyond the largest finite value of the type becomes that value,

@@ -260,6 +260,8 @@ void admin_stat(struct kvci_admin_question *question)
 
 json_t *admin_form_json(const struct kvc_form *form)
 {
+	static const char *const arrangements[4] = {[KVC_KV_FUSED] = "fused", [KVC_KV_SPLIT] = "split", [KVC_KV_LATENT] = "latent"};
+	static const char *const orders[4] = {[0] = "", [KVC_ORDER_HN] = "hn", [KVC_ORDER_NH] = "nh"};
 	json_t *object = json_object();
 	struct kvc_form_sizes sizes;
 	char id[20];
@@ -273,7 +275,12 @@ json_t *admin_form_json(const struct kvc_form *form)
 	admin_set_uint(object, "head_dim_k", form->head_dim_k);
 	admin_set_uint(object, "head_dim_v", form->head_dim_v);
 	admin_set_text(object, "dtype", kvci_content_dtype_name(form->dtype));
+	admin_set_text(object, "arrangement", arrangements[form->arrangement % 4]);
+	admin_set_text(object, "order", orders[form->order % 4]);
+	admin_set_uint(object, "page_extra_bytes", form->page_extra_bytes);
 	admin_set_uint(object, "group", form->group);
+	admin_set_uint(object, "group_rule", form->group_rule);
+	admin_set_uint(object, "window_tokens", form->window_tokens);
 	admin_set_uint(object, "shard_index", form->shard_index);
 	admin_set_uint(object, "shard_count", form->shard_count);
 	if (kvc_form_sizes(form, &sizes, NULL) == KVC_OK) {

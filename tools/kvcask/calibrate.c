@@ -1,112 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0
  * kvcask calibrate: a profile from KV. */
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "codec/pq.h"
-#include "codec/profile_make.h"
 #include "tools/bench/codec_sample.h"
-#include "tools/kvcask/print.h"
-#include "tools/kvcask/tool.h"
+#include "tools/kvcask/calibrate.h"
 
 enum { CALIBRATE_PAIRS_MAX = 256, CALIBRATE_FEW_TOKENS = 4096 };
 
 struct calibrate {
-	struct codec_sample pairs[CALIBRATE_PAIRS_MAX][2]; /* K, V */
-	struct kvci_profile_sample samples[CALIBRATE_PAIRS_MAX];
+	struct codec_sample pairs[CALIBRATE_PAIRS_MAX][2]; /* K, V, of files */
+	struct calibrate_kv kv;
+	struct calibrate_rope rope;
 	struct kvci_profile_order order;
-	struct kvci_rope rope;
-	float *inv_freq;
 	struct print_progress progress;
-	uint64_t tokens;
 	uint8_t *bytes;
 	size_t length;
 };
 
-/* ---- the rotation ----------------------------------------------------------------------------------------------------------- */
+/* ---- KV of files ----------------------------------------------------------------------------------------------------------------- */
 
-static int calibrate_real(const struct tool *tool, const char *name, double otherwise, double *ret_value)
+static int calibrate_shards(const struct tool *tool, struct kvc_form *form)
 {
-	const char *text = tool_value(tool, name);
-	char *end;
+	uint64_t index, shards;
+	int result = tool_number(tool, "shards", 1, UINT32_MAX, 1, &shards);
 
-	*ret_value = otherwise;
-	if (text == NULL)
-		return TOOL_OK;
-	*ret_value = strtod(text, &end);
-	if (end == text || *end != '\0' || !isfinite(*ret_value) || *ret_value <= 0)
-		return tool_usage_error(tool, "--%s: %s is no number above 0", name, text);
-	return TOOL_OK;
-}
-
-/* Numbers apart by white space. */
-static int calibrate_read_freq(const struct tool *tool, const char *path, struct calibrate *calibrate)
-{
-	FILE *file = fopen(path, "re");
-	uint32_t count = 0;
-	double value;
-
-	if (file == NULL)
-		return tool_failed(tool, "%s: %s", path, strerror(errno));
-	while (count < calibrate->rope.dims / 2 && fscanf(file, "%lf", &value) == 1)
-		calibrate->inv_freq[count++] = (float)value;
-	if (count != calibrate->rope.dims / 2 || fscanf(file, "%lf", &value) != EOF)
-		count = UINT32_MAX;
-	fclose(file);
-	if (count == UINT32_MAX)
-		return tool_failed(tool, "%s: not %u numbers (half the rotary dimensions)", path, calibrate->rope.dims / 2);
-	return TOOL_OK;
-}
-
-static int calibrate_rope(const struct tool *tool, struct calibrate *calibrate)
-{
-	const char *style = tool_value(tool, "rope-style"), *path = tool_value(tool, "inv-freq");
-	uint32_t row = calibrate->order.form.head_dim_k;
-	double theta, factor;
-	uint64_t dims, first;
-	int result;
-
-	if (style != NULL && strcmp(style, "none") == 0)
-		return TOOL_OK;
-	if (style != NULL && strcmp(style, "neox") != 0 && strcmp(style, "gptj") != 0)
-		return tool_usage_error(tool, "--rope-style: %s is not neox, gptj or none", style);
-	if (path == NULL && tool_value(tool, "rope-theta") == NULL)
-		return tool_usage_error(tool, "how are keys rotated? give --rope-theta or --inv-freq, or --rope-style none");
-	if ((result = calibrate_real(tool, "rope-theta", 10000, &theta)) != TOOL_OK ||
-	    (result = calibrate_real(tool, "rope-factor", 1, &factor)) != TOOL_OK ||
-	    (result = tool_number(tool, "rotary-dims", 2, row, row, &dims)) != TOOL_OK ||
-	    (result = tool_number(tool, "rotary-first", 0, row, 0, &first)) != TOOL_OK)
+	if (result == TOOL_OK)
+		result = tool_number(tool, "shard", 0, shards - 1, 0, &index);
+	if (result != TOOL_OK)
 		return result;
-	calibrate->rope = (struct kvci_rope){
-		.style = style != NULL && strcmp(style, "gptj") == 0 ? KVCI_ROPE_GPTJ : KVCI_ROPE_NEOX,
-		.first_dim = (uint32_t)first, .dims = (uint32_t)dims, .factor = (float)factor,
-	};
-	calibrate->inv_freq = kvci_alloc_zero(row / 2 + 1, sizeof(float));
-	if (calibrate->inv_freq == NULL)
-		return tool_failed(tool, "no memory");
-	calibrate->rope.inv_freq = calibrate->inv_freq;
-	for (uint32_t i = 0; i < calibrate->rope.dims / 2; i++)
-		calibrate->inv_freq[i] = (float)pow(theta, -2.0 * i / calibrate->rope.dims);
-	if (path != NULL && (result = calibrate_read_freq(tool, path, calibrate)) != TOOL_OK)
-		return result;
-	if (kvci_rope_check(&calibrate->rope, row) != KVC_OK)
-		return tool_usage_error(tool, "no rotation of rows of %u elements is like this", row);
-	calibrate->order.rope = &calibrate->rope;
+	form->shard_index = (uint32_t)index;
+	form->shard_count = (uint32_t)shards;
 	return TOOL_OK;
 }
 
-/* ---- KV ------------------------------------------------------------------------------------------------------------------------ */
-
-static int calibrate_read(const struct tool *tool, struct calibrate *calibrate)
+static int calibrate_read_files(const struct tool *tool, struct calibrate *calibrate)
 {
 	const struct codec_sample *first = calibrate->pairs[0];
 	uint32_t count = (uint32_t)tool->argument_count / 2;
+	struct calibrate_kv *kv = &calibrate->kv;
 
+	if (tool->argument_count == 0)
+		return tool_usage_error(tool, "give files, K.npy V.npy..., or --space");
 	if (tool->argument_count % 2 != 0 || count > CALIBRATE_PAIRS_MAX)
 		return tool_usage_error(tool, "files come in pairs, K and V; at most %d pairs", CALIBRATE_PAIRS_MAX);
+	if (tool_flag(tool, "form") || tool_flag(tool, "tokens"))
+		return tool_usage_error(tool, "--form and --tokens go with --space");
+	kv->samples = kvci_alloc_zero(count, sizeof(kv->samples[0]));
+	if (kv->samples == NULL)
+		return tool_failed(tool, "no memory");
 	for (uint32_t i = 0; i < count; i++) {
 		for (int j = 0; j < 2; j++) {
 			struct codec_sample *sample = &calibrate->pairs[i][j];
@@ -117,17 +62,27 @@ static int calibrate_read(const struct tool *tool, struct calibrate *calibrate)
 			    sample->tokens != calibrate->pairs[i][0].tokens)
 				return tool_failed(tool, "%s has not the shape of the others", tool->arguments[2 * i + j]);
 		}
-		calibrate->samples[i] = (struct kvci_profile_sample){ calibrate->pairs[i][0].values, calibrate->pairs[i][1].values,
-			                                              calibrate->pairs[i][0].tokens, 0 };
-		calibrate->tokens += calibrate->pairs[i][0].tokens;
+		kv->samples[i] = (struct kvci_profile_sample){ calibrate->pairs[i][0].values, calibrate->pairs[i][1].values,
+			                                       calibrate->pairs[i][0].tokens, 0 };
+		kv->tokens += calibrate->pairs[i][0].tokens;
 	}
-	calibrate->order.samples = calibrate->samples;
-	calibrate->order.sample_count = count;
-	calibrate->order.form = (struct kvc_form){
+	kv->sample_count = count;
+	kv->form = (struct kvc_form){
 		.struct_bytes = sizeof(struct kvc_form), .layer_count = first->layers, .kv_heads = first->heads, .head_dim_k = first[0].dims,
 		.head_dim_v = first[1].dims, .dtype = KVC_DTYPE_BF16, .shard_count = 1,
 	};
-	return TOOL_OK;
+	return calibrate_shards(tool, &kv->form);
+}
+
+static int calibrate_read(struct tool *tool, struct calibrate *calibrate)
+{
+	if (!tool_flag(tool, "space"))
+		return calibrate_read_files(tool, calibrate);
+	if (tool->argument_count != 0)
+		return tool_usage_error(tool, "give either files or --space");
+	if (tool_flag(tool, "shards"))
+		return tool_usage_error(tool, "--shards: the space knows how many it has");
+	return calibrate_space_read(tool, &calibrate->kv);
 }
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------------- */
@@ -156,7 +111,7 @@ static void calibrate_report(const struct tool *tool, const struct calibrate *ca
 
 	if (tool->json) {
 		json_t *answer = json_pack("{s:s, s:I, s:I, s:i, s:i, s:i, s:i}", "file", path, "bytes", (json_int_t)calibrate->length, "tokens",
-		                           (json_int_t)calibrate->tokens, "layers", (int)form->layer_count, "kv_heads", (int)form->kv_heads,
+		                           (json_int_t)calibrate->kv.tokens, "layers", (int)form->layer_count, "kv_heads", (int)form->kv_heads,
 		                           "pca_layers", (int)calibrate->order.pca_layers, "sinks", (int)calibrate->order.sinks);
 		char text[17];
 
@@ -167,8 +122,8 @@ static void calibrate_report(const struct tool *tool, const struct calibrate *ca
 		return;
 	}
 	print_line(stdout, "%s: profile %016llx, %s, of %s tokens: %u layers, %u heads of %u and %u", path, id, print_bytes(calibrate->length),
-	           print_count(calibrate->tokens), form->layer_count, form->kv_heads, form->head_dim_k, form->head_dim_v);
-	if (calibrate->tokens < CALIBRATE_FEW_TOKENS)
+	           print_count(calibrate->kv.tokens), form->layer_count, form->kv_heads, form->head_dim_k, form->head_dim_v);
+	if (calibrate->kv.tokens < CALIBRATE_FEW_TOKENS)
 		print_line(stderr, "few tokens: about 10,000 of texts like those to come make a good profile");
 }
 
@@ -189,7 +144,8 @@ static kvc_status_t calibrate_codebooks(struct calibrate *calibrate)
 static int calibrate_run(struct tool *tool, struct calibrate *calibrate)
 {
 	const char *path = tool_value(tool, "output"), *name = tool_value(tool, "name");
-	uint64_t sinks, layers, index, shards;
+	const struct calibrate_kv *kv = &calibrate->kv;
+	uint64_t sinks, layers;
 	kvc_status_t status;
 	int result;
 
@@ -197,15 +153,13 @@ static int calibrate_run(struct tool *tool, struct calibrate *calibrate)
 		return tool_usage_error(tool, "give --output FILE");
 	if ((result = tool_number(tool, "sinks", 0, 64, 4, &sinks)) != TOOL_OK ||
 	    (result = tool_number(tool, "pca", 0, KVC_FORM_LAYERS_MAX, 0, &layers)) != TOOL_OK ||
-	    (result = tool_number(tool, "shards", 1, UINT32_MAX, 1, &shards)) != TOOL_OK ||
-	    (result = tool_number(tool, "shard", 0, shards - 1, 0, &index)) != TOOL_OK ||
-	    (result = calibrate_read(tool, calibrate)) != TOOL_OK || (result = calibrate_rope(tool, calibrate)) != TOOL_OK)
+	    (result = calibrate_read(tool, calibrate)) != TOOL_OK || (result = calibrate_rope_read(tool, kv, &calibrate->rope)) != TOOL_OK)
 		return result;
-	calibrate->order.name = name != NULL ? name : "";
-	calibrate->order.sinks = (uint32_t)sinks;
-	calibrate->order.pca_layers = (uint32_t)layers;
-	calibrate->order.form.shard_index = (uint32_t)index;
-	calibrate->order.form.shard_count = (uint32_t)shards;
+	calibrate->order = (struct kvci_profile_order){
+		.name = name != NULL ? name : kv->model_name != NULL && strlen(kv->model_name) <= 256 ? kv->model_name : "",
+		.form = kv->form, .rope = calibrate->rope.rotated ? &calibrate->rope.rope : NULL, .samples = kv->samples,
+		.sample_count = kv->sample_count, .sinks = (uint32_t)sinks, .pca_layers = (uint32_t)layers,
+	};
 	calibrate->order.progress = calibrate_progress;
 	calibrate->order.context = &calibrate->progress;
 	print_progress_begin(&calibrate->progress, "calibrating");
@@ -235,7 +189,8 @@ int tool_run_calibrate(struct tool *tool)
 	for (int i = 0; i < CALIBRATE_PAIRS_MAX; i++)
 		for (int j = 0; j < 2; j++)
 			codec_sample_fini(&calibrate->pairs[i][j]);
-	kvci_free(calibrate->inv_freq);
+	calibrate_kv_fini(&calibrate->kv);
+	kvci_free(calibrate->rope.inv_freq);
 	kvci_free(calibrate->bytes);
 	kvci_free(calibrate);
 	return result;

@@ -71,8 +71,11 @@ static const struct tool_option main_options_recode[] = {
 
 static const struct tool_option main_options_calibrate[] = {
 	{ "output", 'o', "FILE", "where the profile goes" },
+	{ "space", 'S', "NAME", "KV of blocks of this space: its number in kvcask spaces, its model's name, or its fingerprint's beginning" },
+	{ "tokens", 't', "N", "with --space: of about so many tokens (default 10000)" },
+	{ "form", 0, "ID", "with --space: blocks of this form (needed when the space has several)" },
 	{ "name", 0, "TEXT", "model and space, for people" },
-	{ "rope-theta", 0, "THETA", "keys are rotated by theta^(-2i/dims) a position" },
+	{ "rope-theta", 0, "THETA", "keys are rotated by theta^(-2i/dims) a position (with --space: default what the engine said of its model)" },
 	{ "inv-freq", 0, "FILE", "instead: half as many numbers as rotary dimensions, radians a position" },
 	{ "rope-style", 0, "STYLE", "neox (halves, default), gptj (neighbours) or none" },
 	{ "rope-factor", 0, "X", "the attention factor that the engine put on cos and sin (default 1)" },
@@ -129,8 +132,9 @@ static const struct tool_command main_commands[] = {
 	{ "verify", NULL, 0, 0, main_options_verify, tool_run_verify, NULL, "read every block on disk again and check it",
 	  "Through the daemon, while it works; or with --dir, without one. Exit status 1 when damage was found." },
 	{ "bench", NULL, 0, 0, NULL, NULL, kvci_bench_main, "measure kvcask beside references", NULL },
-	{ "calibrate", "K.npy V.npy...", 2, TOOL_ARGUMENTS_MAX, main_options_calibrate, tool_run_calibrate, NULL, "make a model's profile from its KV",
+	{ "calibrate", "[K.npy V.npy...]", 0, TOOL_ARGUMENTS_MAX, main_options_calibrate, tool_run_calibrate, NULL, "make a model's profile from its KV",
 	  "The files: bf16 as uint16 [layers, tokens, heads, dims], K as the engine holds it (rotated), position 0 on; several pairs are several texts.\n"
+	  "Or --space: blocks of a running store, loaded one at a time as an engine would.\n"
 	  "About 10,000 tokens of texts like those to come make a good profile. Codecs that need one: ecsq, ecsq+pca. See docs/profile.md." },
 	{ "config", "[KEY]", 0, 1, main_options_config, tool_run_config, NULL, "the configuration in effect", NULL },
 	{ "fault", "[SPECIFICATION]", 0, 1, main_options_fault, tool_run_fault, NULL, "show or set the faults injected below the cache, for tests",

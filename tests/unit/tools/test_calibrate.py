@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""kvcask calibrate, from files and from a running kvcaskd: the same KV gives the same profile. KVC_BUILD: the build folder."""
+import json
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+from test_cli import BUILD, Daemon, run
+
+ROPE = '{"rope_parameters":{"rope_theta":500.0,"rope_type":"default"},"max_position_embeddings":4096}'
+FORMS = ("split-nh", "split-hn", "fused-hn", "fused-nh")
+
+
+class Store(unittest.TestCase):
+    """One daemon; each case has a space of its own."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="kvcask-calibrate-", dir=BUILD)
+        cls.daemon = Daemon()
+        cls.count = 0
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.end()
+        cls.folder.cleanup()
+
+    def path(self, name):
+        return Path(self.folder.name) / name
+
+    def store(self, **options):
+        """Stores made KV; returns its files and the number of its space."""
+        files = [self.path(f"k{self.count}.npy"), self.path(f"v{self.count}.npy")]
+        type(self).count += 1
+        options = {"model": f"made-{self.count}", **options}
+        words = [f"{name}={value}" for name, value in options.items()]
+        subprocess.run([BUILD / "bin" / "store_kv", self.daemon.socket, *files, *words], check=True, timeout=60)
+        for space in self.daemon.json("spaces")["spaces"]:
+            if space["model"] == options["model"]:
+                return files, space["space"]
+        self.fail("the space is not there")
+
+    def profile(self, *arguments, name="p.kvp"):
+        out = self.path(name)
+        done = self.daemon("calibrate", "-o", out, "--name", "x", "--sinks", "4", *arguments)
+        return out.read_bytes(), done
+
+    def test_space__the_same_kv__the_same_profile_as_of_files(self):
+        for form in FORMS:
+            files, space = self.store(form=form, rope=ROPE)
+            of_files, _ = self.profile(*files, "--rope-theta", "500", "--pca", "2")
+            of_space, done = self.profile("--space", space, "--pca", "2")
+            self.assertEqual(of_files, of_space, form)
+            self.assertIn("192 tokens", done.stdout)
+            other, _ = self.profile(*files, "--rope-theta", "501", "--pca", "2")
+            self.assertNotEqual(of_files, other)
+
+    def test_space__float32_and_other_rotations__the_same_profile_as_of_files(self):
+        """A table of frequencies made here must be what the tool makes of the engine's words."""
+        theta, dims = 500.0, 16
+        plain = [theta ** (-2 * i / dims) for i in range(dims // 2)]
+        llama = []
+        for turn in plain:
+            turns = 64 * turn / (2 * 3.141592653589793)
+            share = min(1.0, max(0.0, (turns - 1.0) / (4.0 - 1.0)))
+            llama.append((1 - share) * turn / 8 + share * turn)
+        half = [theta ** (-2 * i / 8) for i in range(4)]
+        llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+        for config, table, words in (
+            ({"rope_theta": theta, "rope_scaling": llama3}, llama, []),
+            ({"rope_parameters": {"rope_theta": theta, **llama3}}, llama, []),
+            ({"rope_theta": theta, "rope_scaling": {"type": "linear", "factor": 4.0}}, [f / 4 for f in plain], []),
+            ({"rope_theta": theta, "partial_rotary_factor": 0.5}, half, ["--rotary-dims", "8"]),
+        ):
+            files, space = self.store(dtype="float32", rope=json.dumps(config))
+            table_file = self.path("freq")
+            table_file.write_text(" ".join(repr(f) for f in table))
+            of_files, _ = self.profile(*files, "--inv-freq", table_file, *words)
+            of_space, _ = self.profile("--space", space)
+            self.assertEqual(of_files, of_space, config)
+
+    def test_space__by_its_fingerprint__whole_or_a_sample(self):
+        files, space = self.store(rope=ROPE, tokens=320)
+        of_files, _ = self.profile(*files, "--rope-theta", "500")
+        fingerprint = next(s for s in self.daemon.json("spaces")["spaces"] if s["space"] == space)["fingerprint"]
+        of_space, _ = self.profile("--space", fingerprint[:16])
+        self.assertEqual(of_files, of_space)
+        answer = self.daemon.json("calibrate", "-o", self.path("few"), "-S", space, "--tokens", "100")
+        self.assertEqual(answer["tokens"], 128)
+
+    def test_space__a_shard__is_named(self):
+        files, space = self.store(rope=ROPE, shards=2, shard=0)
+        more, again = self.store(rope=ROPE, shards=2, shard=1, seed=2, model=f"made-{self.count}")
+        self.assertEqual(space, again)
+        for shard, pair in ((0, files), (1, more)):
+            of_files, _ = self.profile(*pair, "--rope-theta", "500", "--shards", 2, "--shard", shard)
+            of_space, _ = self.profile("--space", space, "--shard", shard)
+            self.assertEqual(of_files, of_space, shard)
+        self.assertIn("no blocks of that shard", self.daemon("calibrate", "-o", self.path("s"), "-S", space, "--shard", 2, code=1).stderr)
+
+    def test_space__what_cannot_be__is_said_in_one_line(self):
+        files, space = self.store(rope='{"rope_theta":10000.0,"rope_scaling":{"rope_type":"yarn","factor":4.0}}')
+        _, few = self.store(tokens=32, rope=ROPE)
+        _, packed = self.store(extra='{"page":"CPU_ATTN/amx/vllm-1"}', rope=ROPE)
+        out = self.path("none")
+        for arguments, code, said in (
+            (["-S", 999], 1, "no space is called 999"),
+            (["-S", "nobody"], 1, "no space is called nobody"),
+            (["-S", few], 1, "too few to make a profile of"),
+            (["-S", packed], 1, "packs keys in an order of its own"),
+            (["-S", space], 2, "how keys are rotated does not follow"),
+            (["-S", space, "--form", "00"], 1, "no such form"),
+            (["-S", space, "--tokens", "1"], 2, "--tokens"),
+            (["-S", space, "--shards", "2"], 2, "--shards"),
+            (["-S", space, *files], 2, "either files or --space"),
+            ([], 2, "or --space"),
+            ([files[0]], 2, "in pairs"),
+            ([*files, "--tokens", "100"], 2, "go with --space"),
+            (files, 2, "how are keys rotated?"),
+        ):
+            done = self.daemon("calibrate", "-o", out, *arguments, code=code)
+            self.assertEqual(done.stdout, "", arguments)
+            self.assertRegex(done.stderr, rf"^kvcask calibrate: [^\n]*{said}[^\n]*\n$")
+            self.assertFalse(out.exists())
+
+
+class Alone(unittest.TestCase):
+    def test_space__no_daemon__is_said(self):
+        with tempfile.TemporaryDirectory() as empty:
+            done = run("calibrate", "-o", f"{empty}/p", "-S", "0", socket=f"{empty}/none", code=1)
+            self.assertRegex(done.stderr, r"^kvcask calibrate: no daemon answers: [^\n]+\n$")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
