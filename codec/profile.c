@@ -82,15 +82,15 @@ static kvc_status_t profile_result(const struct profile_cursor *cursor, bool com
 
 /* ---- sections ------------------------------------------------------------------------------------------------------------- */
 
-static kvc_status_t profile_read_name(struct kvc_profile *profile, struct profile_cursor *cursor)
+static kvc_status_t profile_read_text(char **text, size_t most, struct profile_cursor *cursor)
 {
 	size_t length = (size_t)(cursor->end - cursor->at);
-	const uint8_t *text = profile_take(cursor, length);
+	const uint8_t *bytes = profile_take(cursor, length);
 
-	if (length > 256 || memchr(text, '\0', length) != NULL)
+	if (length > most || memchr(bytes, '\0', length) != NULL)
 		return KVC_CORRUPT;
-	profile->name = kvci_strndup((const char *)text, length);
-	return profile_result(cursor, profile->name != NULL);
+	*text = kvci_strndup((const char *)bytes, length);
+	return profile_result(cursor, *text != NULL);
 }
 
 static kvc_status_t profile_read_form(struct kvc_profile *profile, struct profile_cursor *cursor)
@@ -255,8 +255,8 @@ static const struct {
 	bool required;
 } profile_order[] = {
 	{ KVCI_PROFILE_FORM, true },     { KVCI_PROFILE_SHAPES, true },   { KVCI_PROFILE_STATS, true },
-	{ KVCI_PROFILE_NAME, false },    { KVCI_PROFILE_ROPE, false },    { KVCI_PROFILE_BASES_K, false },
-	{ KVCI_PROFILE_BASES_V, false },
+	{ KVCI_PROFILE_NAME, false },    { KVCI_PROFILE_MODEL, false },   { KVCI_PROFILE_ROPE, false },
+	{ KVCI_PROFILE_BASES_K, false }, { KVCI_PROFILE_BASES_V, false },
 };
 
 static kvc_status_t profile_read_section(struct kvc_profile *profile, uint32_t tag, const uint8_t *bytes, size_t length)
@@ -267,7 +267,8 @@ static kvc_status_t profile_read_section(struct kvc_profile *profile, uint32_t t
 	case KVCI_PROFILE_FORM: return profile_read_form(profile, &cursor);
 	case KVCI_PROFILE_SHAPES: return profile_read_shapes(profile, &cursor);
 	case KVCI_PROFILE_STATS: return profile_read_stats(profile, &cursor);
-	case KVCI_PROFILE_NAME: return profile_read_name(profile, &cursor);
+	case KVCI_PROFILE_NAME: return profile_read_text(&profile->name, KVCI_PROFILE_NAME_BYTES_MAX, &cursor);
+	case KVCI_PROFILE_MODEL: return profile_read_text(&profile->model, KVCI_PROFILE_MODEL_BYTES_MAX, &cursor);
 	case KVCI_PROFILE_ROPE: return profile_read_rope(profile, &cursor);
 	case KVCI_PROFILE_BASES_K: return profile_read_bases(profile, 0, &cursor);
 	case KVCI_PROFILE_BASES_V: return profile_read_bases(profile, 1, &cursor);
@@ -340,6 +341,8 @@ static kvc_status_t profile_read_all(struct kvc_profile *profile)
 	}
 	if (status == KVC_OK && profile->name == NULL && (profile->name = kvci_strdup("")) == NULL)
 		status = KVC_NO_MEMORY;
+	if (status == KVC_OK && profile->model == NULL && (profile->model = kvci_strdup("")) == NULL)
+		status = KVC_NO_MEMORY;
 	return status;
 }
 
@@ -392,6 +395,7 @@ void kvci_profile_free(struct kvc_profile *profile)
 	kvci_free((void *)(uintptr_t)profile->rope.inv_freq);
 	kvci_free(profile->shapes);
 	kvci_free(profile->name);
+	kvci_free(profile->model);
 	kvci_free(profile->file);
 	kvci_free(profile);
 }

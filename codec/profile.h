@@ -23,6 +23,8 @@
 
 enum {
 	KVCI_PROFILE_VERSION = 1,
+	KVCI_PROFILE_NAME_BYTES_MAX = 256,
+	KVCI_PROFILE_MODEL_BYTES_MAX = 4096,
 	KVCI_PROFILE_SHAPES_MAX = 8,
 	KVCI_PROFILE_GRID = 32,         /* points of a shape in one standard deviation */
 	KVCI_PROFILE_POINTS = 16 * 32 + 1, /* of a shape: 0 to 16 standard deviations */
@@ -68,6 +70,7 @@ struct kvci_profile_bases {
 struct kvc_profile {
 	uint64_t id; /* XXH3-64 of the file's bytes; never 0 */
 	char *name;  /* for people: model and space; may be "" */
+	char *model; /* the identity of the model that it is of, as a space's field `model` has it; "": not said */
 	/* What it is of: these fields of a form must be the same. */
 	uint32_t layers, kv_heads, head_dim_k, head_dim_v, group, shard_index, shard_count;
 	bool has_rope;
@@ -84,6 +87,7 @@ struct kvc_profile {
 #define KVCI_PROFILE_TAG(a, b, c, d) ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
 /* The sections that this build knows; others are skipped. */
 #define KVCI_PROFILE_NAME KVCI_PROFILE_TAG('N', 'A', 'M', 'E') /* text */
+#define KVCI_PROFILE_MODEL KVCI_PROFILE_TAG('M', 'O', 'D', 'L') /* text */
 #define KVCI_PROFILE_FORM KVCI_PROFILE_TAG('F', 'O', 'R', 'M')
 #define KVCI_PROFILE_ROPE KVCI_PROFILE_TAG('R', 'O', 'P', 'E')
 #define KVCI_PROFILE_SHAPES KVCI_PROFILE_TAG('S', 'H', 'A', 'P')

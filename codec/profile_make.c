@@ -295,6 +295,10 @@ static void make_write_head(struct make *make)
 	kvci_profile_writer_begin(&make->writer);
 	kvci_profile_writer_section(&make->writer, KVCI_PROFILE_NAME);
 	kvci_profile_writer_put(&make->writer, order->name, strlen(order->name));
+	if (order->model != NULL && order->model[0] != '\0') {
+		kvci_profile_writer_section(&make->writer, KVCI_PROFILE_MODEL);
+		kvci_profile_writer_put(&make->writer, order->model, strlen(order->model));
+	}
 	kvci_profile_writer_section(&make->writer, KVCI_PROFILE_FORM);
 	for (size_t i = 0; i < sizeof(form) / sizeof(form[0]); i++)
 		kvci_profile_writer_u32(&make->writer, form[i]);
@@ -336,7 +340,8 @@ static bool make_check(const struct kvci_profile_order *order)
 	uint64_t k = (uint64_t)form->kv_heads * form->head_dim_k, v = (uint64_t)form->kv_heads * form->head_dim_v;
 
 	return form->layer_count != 0 && form->layer_count <= KVC_FORM_LAYERS_MAX && k != 0 && k <= KVCI_PROFILE_CHANNELS_MAX &&
-	       v <= KVCI_PROFILE_CHANNELS_MAX && strlen(order->name) <= 256 &&
+	       v <= KVCI_PROFILE_CHANNELS_MAX && strlen(order->name) <= KVCI_PROFILE_NAME_BYTES_MAX &&
+	       (order->model == NULL || strlen(order->model) <= KVCI_PROFILE_MODEL_BYTES_MAX) &&
 	       (k > v ? k : v) * (order->pca_layers > form->layer_count ? form->layer_count : order->pca_layers) <= KVCI_PROFILE_COMPONENTS_MAX &&
 	       (form->dtype == KVC_DTYPE_BF16 || form->dtype == KVC_DTYPE_F16 || form->dtype == KVC_DTYPE_F32) &&
 	       (order->rope == NULL || kvci_rope_check(order->rope, form->head_dim_k) == KVC_OK);

@@ -15,7 +15,8 @@ struct kvci_profile_sample {
 };
 
 struct kvci_profile_order {
-	const char *name;     /* at most 256 bytes */
+	const char *name;     /* at most KVCI_PROFILE_NAME_BYTES_MAX */
+	const char *model;    /* identity of the model, at most KVCI_PROFILE_MODEL_BYTES_MAX; NULL or "": not said */
 	struct kvc_form form; /* layer_count, kv_heads, dims, dtype (BF16, F16, F32), group and shard are looked at */
 	const struct kvci_rope *rope; /* NULL: K is not rotated */
 	const struct kvci_profile_sample *samples;

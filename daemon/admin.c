@@ -16,7 +16,7 @@ static const struct admin_entry admin_table[] = {
 	{"help", false, admin_help, "", "the questions, with their arguments"},
 	{"health", false, admin_health, "", "whether the daemon is ready, and what is wrong when it is not"},
 	{"stat", false, admin_stat, "", "all counters and gauges, latencies (count, mean, p50, p90, p99), sizes, version, uptime"},
-	{"spaces", false, admin_spaces, "", "the spaces with their fields, epoch, forms, blocks and bytes by tier"},
+	{"spaces", false, admin_spaces, "", "the spaces with their fields, epoch, forms (each with the `profile` that codecs use, or `profile_refused`: one of another model), blocks and bytes by tier"},
 	{"epochs", false, admin_epochs, "", "fingerprint and epoch of each space, and the state of the ledger"},
 	{"clients", false, admin_clients, "", "the connected clients with process, session, slabs, reservations, leases"},
 	{"config", false, admin_config, "`key` (text): this option only",

@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "codec/profile.h"
 #include "daemon/coding.h"
 #include "daemon/content.h"
 #include "daemon/serve.h"
@@ -297,16 +298,34 @@ static void state_space_head(json_t *object, uint32_t index, const struct kvci_s
 	admin_set_uint(object, "epoch", info->epoch);
 }
 
+/* The profile that codecs use for blocks of this form, or the one that they do not, because it is of another model. */
+static void state_form_profile(json_t *object, const struct kvci_core *core, const struct kvci_space *fields, const struct kvc_form *form)
+{
+	const struct kvc_profile *refused = NULL, *profile = kvci_coding_profile_for(core->coding, fields, form, &refused);
+	char id[20];
+
+	if (profile == NULL && refused == NULL)
+		return;
+	snprintf(id, sizeof(id), "%016llx", (unsigned long long)kvci_profile_id(profile != NULL ? profile : refused));
+	admin_set_text(object, profile != NULL ? "profile" : "profile_refused", id);
+	if (profile != NULL)
+		admin_set_bool(object, "profile_of_model", profile->model[0] != '\0');
+}
+
 /* The forms that are bound in the space, by a walk over the bindings. */
-static json_t *state_space_forms(const struct kvci_core *core, uint32_t space)
+static json_t *state_space_forms(const struct kvci_core *core, uint32_t space, const struct kvci_space *fields)
 {
 	json_t *forms = json_array();
 
 	for (uint32_t binding = 0; binding < kvci_cache_binding_count(core->cache); binding++) {
 		const struct kvc_form *form = kvci_cache_binding_form(core->cache, binding);
 
-		if (form != NULL && kvci_cache_binding_space(core->cache, binding) == space)
-			json_array_append_new(forms, admin_form_json(form));
+		if (form != NULL && kvci_cache_binding_space(core->cache, binding) == space) {
+			json_t *object = admin_form_json(form);
+
+			state_form_profile(object, core, fields, form);
+			json_array_append_new(forms, object);
+		}
 	}
 	return forms;
 }
@@ -338,7 +357,7 @@ static bool state_spaces_step(struct kvci_admin_question *question)
 		admin_set_uint(object, "memory_blocks", info.memory_blocks);
 		admin_set_uint(object, "disk_blocks", info.disk_blocks);
 		admin_set_uint(object, "bytes", info.bytes);
-		json_object_set_new(object, "forms", state_space_forms(question->core, walk->space));
+		json_object_set_new(object, "forms", state_space_forms(question->core, walk->space, info.fields));
 		json_array_append_new(walk->list, object);
 	}
 	walk->space++;

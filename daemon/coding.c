@@ -64,48 +64,85 @@ kvc_status_t kvci_coding_check(const char *wish, char *error, size_t room)
 	return status == KVC_NOT_FOUND ? KVC_INVALID : status;
 }
 
-void kvci_coding_fit_profile(const struct kvci_coding *coding, const struct kvc_form *form, struct kvci_coded_target *target)
+const struct kvc_profile *kvci_coding_profile_for(const struct kvci_coding *coding, const struct kvci_space *space,
+                                                  const struct kvc_form *form, const struct kvc_profile **ret_refused)
 {
+	const struct kvc_profile *unbound = NULL, *refused = NULL;
+
 	for (uint32_t i = coding->profile_count; i-- > 0;) { /* the one that came last */
-		if (!kvci_profile_fits(coding->profiles[i], form))
+		const struct kvc_profile *profile = coding->profiles[i];
+
+		if (!kvci_profile_fits(profile, form))
 			continue;
-		target->profile = coding->profiles[i];
-		target->profile_id = kvci_profile_id(coding->profiles[i]);
-		return;
+		if (profile->model[0] != '\0' && strcmp(profile->model, space->model) == 0)
+			return profile;
+		if (profile->model[0] == '\0' && unbound == NULL)
+			unbound = profile;
+		else if (profile->model[0] != '\0' && refused == NULL)
+			refused = profile;
 	}
+	if (unbound == NULL && ret_refused != NULL)
+		*ret_refused = refused;
+	return unbound;
 }
 
-void kvci_coding_choose(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+/* Has it what the codec reads? */
+static bool coding_profile_serves(const struct kvc_profile *profile, const struct kvc_codec_ops *codec)
+{
+	return codec->id != KVC_CODEC_ECSQ_PCA ||
+	       (profile->bases[0].count != 0 && (profile->planes[1].channels == 0 || profile->bases[1].count != 0));
+}
+
+/* The rows are by falling ratio. Those with a profile hold for a profile of that very model: one that says so. */
+static void coding_choose_kl(double kl, const struct kvc_profile *profile, struct kvci_coded_target *target)
+{
+	const struct kvc_profile *own = profile != NULL && profile->model[0] != '\0' ? profile : NULL;
+	const char *wrong;
+
+	for (size_t i = 0; i < sizeof(kvci_kl_table) / sizeof(kvci_kl_table[0]); i++) {
+		const struct kvci_kl_row *row = &kvci_kl_table[i];
+
+		if (row->max_kl > kl || (row->needs_profile && own == NULL) ||
+		    kvc_codec_spec_parse(row->spec, &target->codec, &target->params, &wrong) != KVC_OK)
+			continue;
+		if (!row->needs_profile || coding_profile_serves(own, target->codec))
+			return;
+	}
+	target->codec = NULL;
+}
+
+void kvci_coding_choose(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
                         struct kvci_coded_target *ret_target)
 {
-	const char *wrong;
+	const struct kvc_profile *profile, *refused = NULL;
+	const char *wish = space->codec, *wrong;
 	double kl;
 
 	ret_target->codec = NULL;
 	if (wish == NULL || wish[0] == '\0')
 		return;
-	if (coding_parse_kl(wish, &kl)) {
-		/* The rows are by falling ratio. Those with a profile hold for a profile of that very model, and nothing here can tell that one is: they are
-		 * for spaces that name the codec. */
-		for (size_t i = 0; i < sizeof(kvci_kl_table) / sizeof(kvci_kl_table[0]); i++)
-			if (!kvci_kl_table[i].needs_profile && kvci_kl_table[i].max_kl <= kl &&
-			    kvc_codec_spec_parse(kvci_kl_table[i].spec, &ret_target->codec, &ret_target->params, &wrong) == KVC_OK)
-				break;
-	} else if (kvc_codec_spec_parse(wish, &ret_target->codec, &ret_target->params, &wrong) != KVC_OK) {
+	profile = kvci_coding_profile_for(coding, space, form, &refused);
+	if (coding_parse_kl(wish, &kl))
+		coding_choose_kl(kl, space->adapter[0] == '\0' ? profile : NULL, ret_target); /* an adapter's KV is not the model's */
+	else if (kvc_codec_spec_parse(wish, &ret_target->codec, &ret_target->params, &wrong) != KVC_OK)
 		ret_target->codec = NULL; /* of a build that had more codecs */
-	}
-	if (ret_target->codec != NULL)
-		kvci_coding_fit_profile(coding, form, ret_target);
+	if (ret_target->codec == NULL)
+		return;
+	ret_target->profile = profile;
+	ret_target->profile_id = profile != NULL ? kvci_profile_id(profile) : 0;
+	if (profile == NULL && refused != NULL && ret_target->codec->needs_profile)
+		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "coding", "%s needs a profile of model %.64s: %016llx is of another, %.64s, and is not used for it",
+		                 ret_target->codec->name, space->model, (unsigned long long)kvci_profile_id(refused), refused->model);
 }
 
-bool kvci_coding_allows(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+bool kvci_coding_allows(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
                         const struct kvci_coded_target *target)
 {
 	struct kvci_coded_target allowed = {0};
 
 	if (target->codec == NULL || target->codec->lossless)
 		return true;
-	kvci_coding_choose(coding, wish, form, &allowed);
+	kvci_coding_choose(coding, space, form, &allowed);
 	return allowed.codec == target->codec && memcmp(&allowed.params, &target->params, sizeof(allowed.params)) == 0;
 }
 
@@ -184,8 +221,8 @@ static kvc_status_t coding_add_profile(struct kvci_coding *coding, const char *p
 	}
 	coding->profiles = room;
 	coding->profiles[coding->profile_count++] = profile;
-	kvci_log(KVCI_LOG_INFO, "coding", "profile %016llx (%s)", (unsigned long long)kvci_profile_id(profile),
-	         profile->name != NULL ? profile->name : "");
+	kvci_log(KVCI_LOG_INFO, "coding", "profile %016llx (%s), of model %.64s", (unsigned long long)kvci_profile_id(profile), profile->name,
+	         profile->model[0] != '\0' ? profile->model : "(not said)");
 	return KVC_OK;
 }
 
@@ -240,7 +277,7 @@ static void coding_describe(void *context, const struct kvc_tier_entry *entry, b
 	ret_target->form = *form;
 	if (!write)
 		return;
-	kvci_coding_choose(coding, fields->codec, form, ret_target);
+	kvci_coding_choose(coding, fields, form, ret_target);
 	kvci_cache_totals(core->cache, &totals);
 	ret_target->hurry = totals.write_queue_bytes > core->sizes.write_queue_bytes / 2;
 }

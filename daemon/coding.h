@@ -24,13 +24,15 @@ const struct kvc_profile *kvci_coding_profile_at(const struct kvci_coding *codin
 
 /* A space's field `codec`: "" (lossless), a codec spec, or max_kl=NUMBER. INVALID or NOT_FOUND: `error` says what is wrong with it. */
 kvc_status_t kvci_coding_check(const char *wish, char *error, size_t room);
-/* What it means for a form: *ret_codec NULL when lossless as configured is all that it allows. Sets codec, params, profile and its id. */
-void kvci_coding_choose(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+/* What the space allows its blocks of a form: *ret_codec NULL when lossless as configured is all. Sets codec, params, profile and its id. */
+void kvci_coding_choose(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
                         struct kvci_coded_target *ret_target);
-/* The profile that fits the form, if there is one. */
-void kvci_coding_fit_profile(const struct kvci_coding *coding, const struct kvc_form *form, struct kvci_coded_target *target);
-/* Whether a space with this wish may hold records of this codec. */
-bool kvci_coding_allows(const struct kvci_coding *coding, const char *wish, const struct kvc_form *form,
+/* The profile for blocks of the space and form: the model's own, else one that does not say of which model it is; NULL: there is none. Then *ret_refused (may
+ * be NULL; untouched otherwise) is one that would fit, but is of another model, or NULL. */
+const struct kvc_profile *kvci_coding_profile_for(const struct kvci_coding *coding, const struct kvci_space *space,
+                                                  const struct kvc_form *form, const struct kvc_profile **ret_refused);
+/* Whether the space may hold records of this codec and parameters. */
+bool kvci_coding_allows(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
                         const struct kvci_coded_target *target);
 
 /* Records of this key are written with `target` until it is lifted (NULL). */

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "codec/profile.h"
 #include "daemon/admin_internal.h"
 #include "daemon/disk_read.h"
 
@@ -166,18 +167,26 @@ static void recode_looked(struct kvc_tier_request *request, kvc_status_t status)
 	}
 }
 
+/* What a block is to become; false: its space does not allow that, or a profile is missing. */
+static bool recode_aim(struct kvci_recode *recode, const struct kvci_space_info *space, const struct kvc_form *form)
+{
+	const struct kvci_coding *coding = recode->core->coding;
+	const struct kvc_profile *profile = kvci_coding_profile_for(coding, space->fields, form, NULL);
+
+	recode->target = (struct kvci_coded_target){
+		.codec = recode->what.codec, .params = recode->what.params, .profile = profile,
+		.profile_id = profile != NULL ? kvci_profile_id(profile) : 0,
+	};
+	return kvci_coding_allows(coding, space->fields, form, &recode->target) && (!recode->what.codec->needs_profile || profile != NULL);
+}
+
 static void recode_block(struct kvci_recode *recode)
 {
 	const struct kvci_block_info *block = &recode->block;
 	const struct kvc_form *form = kvci_cache_binding_form(recode->core->cache, block->binding);
 	struct kvci_space_info space;
 
-	recode->target = (struct kvci_coded_target){.codec = recode->what.codec, .params = recode->what.params};
-	if (form != NULL)
-		kvci_coding_fit_profile(recode->core->coding, form, &recode->target);
-	if (form == NULL || kvci_cache_space_info(recode->core->cache, block->space, &space) != KVC_OK ||
-	    !kvci_coding_allows(recode->core->coding, space.fields->codec, form, &recode->target) ||
-	    (recode->what.codec->needs_profile && recode->target.profile == NULL)) {
+	if (form == NULL || kvci_cache_space_info(recode->core->cache, block->space, &space) != KVC_OK || !recode_aim(recode, &space, form)) {
 		recode_next(recode, &recode->figures.refused);
 		return;
 	}

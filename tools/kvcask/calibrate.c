@@ -143,7 +143,7 @@ static kvc_status_t calibrate_codebooks(struct calibrate *calibrate)
 
 static int calibrate_run(struct tool *tool, struct calibrate *calibrate)
 {
-	const char *path = tool_value(tool, "output"), *name = tool_value(tool, "name");
+	const char *path = tool_value(tool, "output"), *name = tool_value(tool, "name"), *model = tool_value(tool, "model-id");
 	const struct calibrate_kv *kv = &calibrate->kv;
 	uint64_t sinks, layers;
 	kvc_status_t status;
@@ -151,13 +151,17 @@ static int calibrate_run(struct tool *tool, struct calibrate *calibrate)
 
 	if (path == NULL)
 		return tool_usage_error(tool, "give --output FILE");
+	if (name != NULL && strlen(name) > KVCI_PROFILE_NAME_BYTES_MAX)
+		return tool_usage_error(tool, "--name: longer than %d bytes", KVCI_PROFILE_NAME_BYTES_MAX);
+	if (model != NULL && strlen(model) > KVCI_PROFILE_MODEL_BYTES_MAX)
+		return tool_usage_error(tool, "--model-id: longer than %d bytes", KVCI_PROFILE_MODEL_BYTES_MAX);
 	if ((result = tool_number(tool, "sinks", 0, 64, 4, &sinks)) != TOOL_OK ||
 	    (result = tool_number(tool, "pca", 0, KVC_FORM_LAYERS_MAX, 0, &layers)) != TOOL_OK ||
 	    (result = calibrate_read(tool, calibrate)) != TOOL_OK || (result = calibrate_rope_read(tool, kv, &calibrate->rope)) != TOOL_OK)
 		return result;
 	calibrate->order = (struct kvci_profile_order){
-		.name = name != NULL ? name : kv->model_name != NULL && strlen(kv->model_name) <= 256 ? kv->model_name : "",
-		.form = kv->form, .rope = calibrate->rope.rotated ? &calibrate->rope.rope : NULL, .samples = kv->samples,
+		.name = name != NULL ? name : kv->model_name != NULL && strlen(kv->model_name) <= KVCI_PROFILE_NAME_BYTES_MAX ? kv->model_name : "",
+		.model = model != NULL ? model : kv->model, .form = kv->form, .rope = calibrate->rope.rotated ? &calibrate->rope.rope : NULL, .samples = kv->samples,
 		.sample_count = kv->sample_count, .sinks = (uint32_t)sinks, .pca_layers = (uint32_t)layers,
 	};
 	calibrate->order.progress = calibrate_progress;

@@ -75,6 +75,7 @@ static const struct tool_option main_options_calibrate[] = {
 	{ "tokens", 't', "N", "with --space: of about so many tokens (default 10000)" },
 	{ "form", 0, "ID", "with --space: blocks of this form (needed when the space has several)" },
 	{ "name", 0, "TEXT", "model and space, for people" },
+	{ "model-id", 0, "TEXT", "identity of the model, as kvcask spaces --long has it: the profile is used for no other (with --space: default the space's)" },
 	{ "rope-theta", 0, "THETA", "keys are rotated by theta^(-2i/dims) a position (with --space: default what the engine said of its model)" },
 	{ "inv-freq", 0, "FILE", "instead: half as many numbers as rotary dimensions, radians a position" },
 	{ "rope-style", 0, "STYLE", "neox (halves, default), gptj (neighbours) or none" },

@@ -43,17 +43,22 @@ static void spaces_table(const json_t *list)
 
 static void spaces_form_line(const json_t *form)
 {
-	char name[64], shard[64] = "";
+	char name[64], shard[64] = "", profile[96] = "";
 
 	snprintf(name, sizeof(name), "  form %s", tool_text(form, "form"));
 	if (tool_u64(form, "shard_count") > 1)
 		snprintf(shard, sizeof(shard), ", shard %llu of %llu", (unsigned long long)tool_u64(form, "shard_index"),
 		         (unsigned long long)tool_u64(form, "shard_count"));
-	print_pair(name, "%llu tokens a block (%llu an engine block), %llu layers, %llu heads of %llu/%llu %s, %s a block%s",
+	if (tool_text(form, "profile")[0] != '\0')
+		snprintf(profile, sizeof(profile), ", profile %s%s", tool_text(form, "profile"),
+		         tool_true(form, "profile_of_model") ? "" : " (that does not say of which model)");
+	else if (tool_text(form, "profile_refused")[0] != '\0')
+		snprintf(profile, sizeof(profile), ", profile %s not used: it is of another model", tool_text(form, "profile_refused"));
+	print_pair(name, "%llu tokens a block (%llu an engine block), %llu layers, %llu heads of %llu/%llu %s, %s a block%s%s",
 	           (unsigned long long)tool_u64(form, "block_tokens"), (unsigned long long)tool_u64(form, "engine_block_tokens"),
 	           (unsigned long long)tool_u64(form, "layers"), (unsigned long long)tool_u64(form, "kv_heads"),
 	           (unsigned long long)tool_u64(form, "head_dim_k"), (unsigned long long)tool_u64(form, "head_dim_v"),
-	           tool_text(form, "dtype"), print_bytes(tool_u64(form, "record_bytes")), shard);
+	           tool_text(form, "dtype"), print_bytes(tool_u64(form, "record_bytes")), shard, profile);
 }
 
 /* All fields of each space. */

@@ -13,7 +13,7 @@ ROPE = '{"rope_parameters":{"rope_theta":500.0,"rope_type":"default"},"max_posit
 FORMS = ("split-nh", "split-hn", "fused-hn", "fused-nh")
 
 
-class Store(unittest.TestCase):
+class World(unittest.TestCase):
     """One daemon; each case has a space of its own."""
 
     @classmethod
@@ -38,7 +38,7 @@ class Store(unittest.TestCase):
         words = [f"{name}={value}" for name, value in options.items()]
         subprocess.run([BUILD / "bin" / "store_kv", self.daemon.socket, *files, *words], check=True, timeout=60)
         for space in self.daemon.json("spaces")["spaces"]:
-            if space["model"] == options["model"]:
+            if space["model"] == options["model"] and space["codec"] == options.get("codec", ""):
                 return files, space["space"]
         self.fail("the space is not there")
 
@@ -47,15 +47,19 @@ class Store(unittest.TestCase):
         done = self.daemon("calibrate", "-o", out, "--name", "x", "--sinks", "4", *arguments)
         return out.read_bytes(), done
 
+
+class Store(World):
     def test_space__the_same_kv__the_same_profile_as_of_files(self):
         for form in FORMS:
             files, space = self.store(form=form, rope=ROPE)
-            of_files, _ = self.profile(*files, "--rope-theta", "500", "--pca", "2")
+            of_files, _ = self.profile(*files, "--rope-theta", "500", "--pca", "2", "--model-id", f"made-{self.count}")
             of_space, done = self.profile("--space", space, "--pca", "2")
             self.assertEqual(of_files, of_space, form)
             self.assertIn("192 tokens", done.stdout)
-            other, _ = self.profile(*files, "--rope-theta", "501", "--pca", "2")
-            self.assertNotEqual(of_files, other)
+            for change in (["--rope-theta", "501"], ["--model-id", "another"]):
+                words = {"--rope-theta": "500", "--pca": "2", "--model-id": f"made-{self.count}", change[0]: change[1]}
+                other, _ = self.profile(*files, *[word for pair in words.items() for word in pair])
+                self.assertNotEqual(of_files, other)
 
     def test_space__float32_and_other_rotations__the_same_profile_as_of_files(self):
         """A table of frequencies made here must be what the tool makes of the engine's words."""
@@ -77,13 +81,13 @@ class Store(unittest.TestCase):
             files, space = self.store(dtype="float32", rope=json.dumps(config))
             table_file = self.path("freq")
             table_file.write_text(" ".join(repr(f) for f in table))
-            of_files, _ = self.profile(*files, "--inv-freq", table_file, *words)
+            of_files, _ = self.profile(*files, "--inv-freq", table_file, "--model-id", f"made-{self.count}", *words)
             of_space, _ = self.profile("--space", space)
             self.assertEqual(of_files, of_space, config)
 
     def test_space__by_its_fingerprint__whole_or_a_sample(self):
         files, space = self.store(rope=ROPE, tokens=320)
-        of_files, _ = self.profile(*files, "--rope-theta", "500")
+        of_files, _ = self.profile(*files, "--rope-theta", "500", "--model-id", f"made-{self.count}")
         fingerprint = next(s for s in self.daemon.json("spaces")["spaces"] if s["space"] == space)["fingerprint"]
         of_space, _ = self.profile("--space", fingerprint[:16])
         self.assertEqual(of_files, of_space)
@@ -91,11 +95,12 @@ class Store(unittest.TestCase):
         self.assertEqual(answer["tokens"], 128)
 
     def test_space__a_shard__is_named(self):
-        files, space = self.store(rope=ROPE, shards=2, shard=0)
-        more, again = self.store(rope=ROPE, shards=2, shard=1, seed=2, model=f"made-{self.count}")
+        model = "of-two-shards"
+        files, space = self.store(rope=ROPE, shards=2, shard=0, model=model)
+        more, again = self.store(rope=ROPE, shards=2, shard=1, seed=2, model=model)
         self.assertEqual(space, again)
         for shard, pair in ((0, files), (1, more)):
-            of_files, _ = self.profile(*pair, "--rope-theta", "500", "--shards", 2, "--shard", shard)
+            of_files, _ = self.profile(*pair, "--rope-theta", "500", "--shards", 2, "--shard", shard, "--model-id", model)
             of_space, _ = self.profile("--space", space, "--shard", shard)
             self.assertEqual(of_files, of_space, shard)
         self.assertIn("no blocks of that shard", self.daemon("calibrate", "-o", self.path("s"), "-S", space, "--shard", 2, code=1).stderr)
@@ -124,6 +129,53 @@ class Store(unittest.TestCase):
             self.assertEqual(done.stdout, "", arguments)
             self.assertRegex(done.stderr, rf"^kvcask calibrate: [^\n]*{said}[^\n]*\n$")
             self.assertFalse(out.exists())
+
+
+class Bound(World):
+    """A profile is used for the model that it is of, and for no other."""
+
+    def form_of(self, space):
+        return next(s for s in self.daemon.json("spaces")["spaces"] if s["space"] == space)["forms"][0]
+
+    def codecs_of(self, space):
+        """Of the sections of a block on the disk."""
+        block = self.daemon.json("ls", "-S", space, "--sort", "position")["blocks"][1]
+        shown = self.daemon.json("show", "-S", space, block["key"])
+        return {section["codec"] for section in shown["sections"]}
+
+    def test_profile__of_a_model__serves_its_spaces_alone(self):
+        files, space = self.store(model="ours", rope=ROPE, tokens=256)
+        self.daemon("calibrate", "-o", self.daemon.data / "ours.kvcp", "-S", space, "--pca", "3")
+        self.daemon.stop()
+        profiles = self.daemon.data / "profiles"
+        profiles.mkdir()
+        (self.daemon.data / "ours.kvcp").rename(profiles / "ours.kvcp")
+        self.daemon.start()
+        lossy = {}
+        for model in ("ours", "theirs"):
+            for codec in ("ecsq+pca:step=0.5", "max_kl=0.02", "max_kl=0"):
+                _, lossy[model, codec] = self.store(model=model, rope=ROPE, codec=codec, tokens=256)
+        answer = self.form_of(lossy["ours", "max_kl=0.02"])
+        self.assertTrue(answer["profile_of_model"])
+        self.assertNotIn("profile_refused", answer)
+        answer = self.form_of(lossy["theirs", "max_kl=0.02"])
+        self.assertNotIn("profile", answer)
+        self.assertIn(f"{answer['profile_refused']} not used: it is of another model", self.daemon("spaces", "--long").stdout)
+        codecs = {key: self.codecs_of(space) for key, space in lossy.items()}
+        self.assertEqual(codecs["ours", "ecsq+pca:step=0.5"], {"ecsq+pca"})
+        self.assertEqual(codecs["ours", "max_kl=0.02"], {"ecsq+pca"})  # the best row that a profile of the model allows
+        self.assertNotIn("ecsq+pca", codecs["ours", "max_kl=0"])
+        for codec in ("ecsq+pca:step=0.5", "max_kl=0.02", "max_kl=0"):
+            self.assertNotIn("ecsq+pca", codecs["theirs", codec])
+        self.assertIn("is of another, ours, and is not used for it", (self.daemon.folder / "log").read_text())
+        # One that does not say of which model it is: for who names the codec, but not for a bound on the loss.
+        self.daemon.stop()
+        run("calibrate", "-o", profiles / "any.kvcp", *files, "--rope-theta", "500", "--pca", "3")
+        self.daemon.start()
+        for codec, used in (("ecsq+pca:step=0.25", True), ("max_kl=0.03", False)):
+            _, space = self.store(model="theirs", rope=ROPE, codec=codec, tokens=256)
+            self.assertEqual("ecsq+pca" in self.codecs_of(space), used, codec)
+        self.assertIn("does not say of which model", self.daemon("spaces", "--long").stdout)
 
 
 class Alone(unittest.TestCase):
