@@ -39,7 +39,7 @@ static const struct admin_entry admin_table[] = {
 	 "`start` answers at once; ask `status` for progress"},
 	{"recode", true, admin_recode,
 	 "`action` (`start`, `status`, `stop`; default `status`), with `start`: `codec` (a spec), `space` (index), `key` (hex digits, the beginning of "
-	 "hashes)",
+	 "hashes), `again` (true: also what this codec coded already, by other parameters than the space names, too; never in a space with `max_kl`)",
 	 "reads blocks on the disk and writes them anew with another codec, one at a time; with loss only where the space allows just that. `start` "
 	 "answers at once; ask `status` for progress"},
 	{"profile_add", true, admin_profile_add, "", "reads model profiles that came into data_dir/profiles since: how many, and how many were no profiles"},

@@ -136,14 +136,16 @@ void kvci_coding_choose(const struct kvci_coding *coding, const struct kvci_spac
 }
 
 bool kvci_coding_allows(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
-                        const struct kvci_coded_target *target)
+                        const struct kvci_coded_target *target, bool again)
 {
 	struct kvci_coded_target allowed = {0};
+	double kl;
 
 	if (target->codec == NULL || target->codec->lossless)
 		return true;
 	kvci_coding_choose(coding, space, form, &allowed);
-	return allowed.codec == target->codec && memcmp(&allowed.params, &target->params, sizeof(allowed.params)) == 0;
+	return allowed.codec == target->codec && (memcmp(&allowed.params, &target->params, sizeof(allowed.params)) == 0 ||
+	                                          (again && !coding_parse_kl(space->codec, &kl)));
 }
 
 /* ---- profiles ---- */

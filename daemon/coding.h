@@ -31,9 +31,10 @@ void kvci_coding_choose(const struct kvci_coding *coding, const struct kvci_spac
  * be NULL; untouched otherwise) is one that would fit, but is of another model, or NULL. */
 const struct kvc_profile *kvci_coding_profile_for(const struct kvci_coding *coding, const struct kvci_space *space,
                                                   const struct kvc_form *form, const struct kvc_profile **ret_refused);
-/* Whether the space may hold records of this codec and parameters. */
+/* Whether the space may hold records of this codec and parameters. again: also of other parameters than those that it names; never beyond a bound on
+ * the loss (max_kl). */
 bool kvci_coding_allows(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
-                        const struct kvci_coded_target *target);
+                        const struct kvci_coded_target *target, bool again);
 
 /* Records of this key are written with `target` until it is lifted (NULL). */
 void kvci_coding_force(struct kvci_coding *coding, const struct kvc_tier_entry *entry, const struct kvci_coded_target *target);

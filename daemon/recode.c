@@ -79,6 +79,8 @@ static bool recode_is_so(const struct kvci_recode *recode, const struct kvci_rec
 	uint16_t id = recode->what.codec->id;
 	bool any = false;
 
+	if (recode->what.again) /* a stream does not say by which parameters it was made */
+		return false;
 	for (uint32_t i = 0; i < header->section_count; i++) {
 		if ((sections[i].codec_k != id && sections[i].codec_k != 0) || (sections[i].codec_v != id && sections[i].codec_v != 0))
 			return false;
@@ -177,7 +179,7 @@ static bool recode_aim(struct kvci_recode *recode, const struct kvci_space_info 
 		.codec = recode->what.codec, .params = recode->what.params, .profile = profile,
 		.profile_id = profile != NULL ? kvci_profile_id(profile) : 0,
 	};
-	return kvci_coding_allows(coding, space->fields, form, &recode->target) && (!recode->what.codec->needs_profile || profile != NULL);
+	return kvci_coding_allows(coding, space->fields, form, &recode->target, recode->what.again) && (!recode->what.codec->needs_profile || profile != NULL);
 }
 
 static void recode_block(struct kvci_recode *recode)
@@ -329,7 +331,7 @@ static void recode_start_question(struct kvci_admin_question *question)
 	kvc_status_t status;
 
 	if (!admin_get_text(question, "codec", "", &codec) || !admin_get_text(question, "key", "", &key) ||
-	    !admin_get_uint(question, "space", UINT64_MAX, UINT32_MAX, &what.space))
+	    !admin_get_uint(question, "space", UINT64_MAX, UINT32_MAX, &what.space) || !admin_get_bool(question, "again", false, &what.again))
 		return;
 	status = kvc_codec_spec_parse(codec, &what.codec, &what.params, &wrong);
 	if (status != KVC_OK) {

@@ -29,6 +29,7 @@ struct kvci_recode_what {
 	uint32_t prefix_nibbles; /* 0: any key */
 	const struct kvc_codec_ops *codec;
 	struct kvc_codec_params params;
+	bool again; /* also what this codec coded already, with these parameters: loss upon loss */
 };
 
 /* IN_USE: it runs. UNSUPPORTED: there is no disk. */

@@ -66,6 +66,7 @@ static const struct tool_option main_options_recode[] = {
 	{ "space", 'S', "N", "blocks of this space (its number in kvcask spaces)" },
 	{ "key", 'k', "HEX", "blocks whose hash begins so" },
 	{ "all", 'a', NULL, "all blocks on the disk" },
+	{ "again", 0, NULL, "also blocks that this codec coded already, with the parameters of SPEC (kv4:bits=2): loss upon loss, each time" },
 	{ 0 },
 };
 

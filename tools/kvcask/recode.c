@@ -61,6 +61,8 @@ int tool_run_recode(struct tool *tool)
 	arguments = json_pack("{s:s, s:s}", "action", "start", "codec", codec);
 	if (key != NULL)
 		json_object_set_new(arguments, "key", json_string(key));
+	if (tool_flag(tool, "again"))
+		json_object_set_new(arguments, "again", json_true());
 	if (tool_flag(tool, "space"))
 		json_object_set_new(arguments, "space", json_integer((json_int_t)space));
 	result = tool_ask(tool, "recode", arguments, &answer);

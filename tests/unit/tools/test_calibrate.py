@@ -137,11 +137,16 @@ class Bound(World):
     def form_of(self, space):
         return next(s for s in self.daemon.json("spaces")["spaces"] if s["space"] == space)["forms"][0]
 
-    def codecs_of(self, space):
-        """Of the sections of a block on the disk."""
+    def sections_of(self, space):
+        """Of a block on the disk."""
         block = self.daemon.json("ls", "-S", space, "--sort", "position")["blocks"][1]
-        shown = self.daemon.json("show", "-S", space, block["key"])
-        return {section["codec"] for section in shown["sections"]}
+        return self.daemon.json("show", "-S", space, block["key"])["sections"]
+
+    def codecs_of(self, space):
+        return {section["codec"] for section in self.sections_of(space)}
+
+    def stored_bytes(self, space):
+        return sum(section["stored_bytes"] for section in self.sections_of(space))
 
     def test_profile__of_a_model__serves_its_spaces_alone(self):
         files, space = self.store(model="ours", rope=ROPE, tokens=256)
@@ -168,6 +173,16 @@ class Bound(World):
         for codec in ("ecsq+pca:step=0.5", "max_kl=0.02", "max_kl=0"):
             self.assertNotIn("ecsq+pca", codecs["theirs", codec])
         self.assertIn("is of another, ours, and is not used for it", (self.daemon.folder / "log").read_text())
+        # Other parameters of the space's own codec: only when asked for twice, and never above a bound on the loss.
+        space = lossy["ours", "ecsq+pca:step=0.5"]
+        before = self.stored_bytes(space)
+        asked = ["recode", "--codec", "ecsq+pca:step=1.5", "--space", space]
+        self.assertIn("8 left as they are", self.daemon(*asked).stdout)
+        self.assertEqual(self.stored_bytes(space), before)
+        self.assertIn("8 blocks recoded", self.daemon(*asked, "--again").stdout)
+        self.assertLess(self.stored_bytes(space), before * 0.8)
+        asked[-1] = lossy["ours", "max_kl=0.02"]
+        self.assertIn("8 left as they are", self.daemon(*asked, "--again").stdout)
         # One that does not say of which model it is: for who names the codec, but not for a bound on the loss.
         self.daemon.stop()
         run("calibrate", "-o", profiles / "any.kvcp", *files, "--rope-theta", "500", "--pca", "3")
