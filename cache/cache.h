@@ -27,7 +27,8 @@
  * with a shard_count of 1, and so store and load the same block.
  *
  * Leases: a match with KVCI_MATCH_LEASE pins what it matched under (session, request id). Pinned and reserved bytes are capped
- * (lease_share, client_share); over the cap a match reports fewer blocks. A lease ends when no client holds it: the
+ * (lease_share, client_share) together, and each kind leaves the other an eighth of that, and one block at least; a single block always
+ * may. Over the cap a match reports fewer blocks, and a reservation is refused. A lease ends when no client holds it: the
  * one that matched, and each that attached to it.
  *
  * Threads: one owner thread; every function here is for it only. Callbacks come from inside these functions, those of the disk tier and

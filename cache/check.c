@@ -10,7 +10,8 @@
 struct check_sums {
 	uint64_t stored, memory, disk, disk_raw_bytes, disk_stored_bytes, used_bytes, held_bytes, reserved_bytes, quarantined_bytes;
 	uint64_t *space_blocks, *space_bytes; /* by space */
-	uint64_t *session_held;               /* by session */
+	uint64_t *session_held, *session_holds; /* by session: bytes, blocks */
+	uint64_t held_blocks, reserved_blocks;
 	uint32_t *slab_busy, *slab_used;      /* by slot */
 	uint32_t *hold_counts;                /* by hold */
 	uint32_t reads, writes;
@@ -94,11 +95,14 @@ static void check_block_sums(const struct kvci_cache *cache, struct check_sums *
 		sums->slab_busy[block->spot.slot] += kvci_block_reasons(block);
 		sums->slab_used[block->spot.slot]++;
 	}
-	if (block->holds != KVCI_NONE)
+	if (block->holds != KVCI_NONE) {
 		sums->held_bytes += binding->record_bytes;
+		sums->held_blocks++;
+	}
 	for (uint32_t h = block->holds; h != KVCI_NONE;) {
 		const struct kvci_hold *hold = kvci_pool_at(&cache->holds, h);
 		sums->session_held[hold->session] += binding->record_bytes;
+		sums->session_holds[hold->session]++;
 		h = hold->next;
 	}
 }
@@ -164,6 +168,7 @@ static void check_one_reservation(const struct kvci_list *list, struct check_sum
 	for (const struct kvci_list *l = list->next; l != list; l = l->next) {
 		const struct kvci_reservation *r = KVCI_LIST_OF(l, struct kvci_reservation, in_client);
 		sums->reserved_bytes += r->binding->record_bytes;
+		sums->reserved_blocks++;
 		if (r->block != KVCI_NONE)
 			continue;
 		sums->used_bytes += r->binding->record_bytes;
@@ -252,6 +257,23 @@ static const char *check_leases(const struct kvci_cache *cache, struct check_sum
 	return NULL;
 }
 
+/* Leases and reservations together, and each for itself. A single block may be bigger than the part. */
+static bool check_cap(uint64_t held_bytes, uint64_t held_blocks, uint64_t reserved_bytes, uint64_t reserved_blocks, uint64_t cap_bytes)
+{
+	return held_bytes + reserved_bytes <= cap_bytes && (held_blocks <= 1 || held_bytes <= kvci_cap_part(cap_bytes)) &&
+	       (reserved_blocks <= 1 || reserved_bytes <= kvci_cap_part(cap_bytes));
+}
+
+static uint64_t check_session_reserved(const struct kvci_cache *cache, const struct kvci_session *session)
+{
+	uint64_t count = 0;
+
+	for (uint32_t bucket = 0; bucket < KVCI_CLIENT_BUCKETS; bucket++)
+		for (const struct kvci_client *client = cache->clients[bucket]; client != NULL; client = client->next)
+			count += client->session == session ? client->reservations_count : 0;
+	return count;
+}
+
 static const char *check_totals(const struct kvci_cache *cache, const struct check_sums *sums)
 {
 	if (sums->stored != cache->stored_blocks || sums->memory != cache->memory_blocks || sums->disk != cache->disk_blocks)
@@ -264,8 +286,8 @@ static const char *check_totals(const struct kvci_cache *cache, const struct che
 		return "leases: held bytes are miscounted";
 	if (sums->reserved_bytes != cache->reserved_bytes || sums->quarantined_bytes != cache->quarantined_bytes)
 		return "reservations: bytes are miscounted";
-	if (cache->held_bytes + cache->reserved_bytes > cache->lease_cap_bytes)
-		return "caps: more is held and reserved than lease_share allows";
+	if (!check_cap(cache->held_bytes, sums->held_blocks, cache->reserved_bytes, sums->reserved_blocks, cache->lease_cap_bytes))
+		return "caps: more is held or reserved than lease_share allows";
 	for (uint32_t i = 0; i < cache->space_count; i++)
 		if (sums->space_blocks[i] != cache->spaces[i]->blocks || sums->space_bytes[i] != cache->spaces[i]->bytes)
 			return "space: its blocks are miscounted";
@@ -275,7 +297,8 @@ static const char *check_totals(const struct kvci_cache *cache, const struct che
 			continue;
 		if (sums->session_held[i] != session->held_bytes)
 			return "session: held bytes are miscounted";
-		if (session->held_bytes + session->reserved_bytes > cache->client_cap_bytes)
+		if (!check_cap(session->held_bytes, sums->session_holds[i], session->reserved_bytes, check_session_reserved(cache, session),
+		               cache->client_cap_bytes))
 			return "caps: a session has more than client_share allows";
 	}
 	return NULL;
@@ -355,15 +378,17 @@ const char *kvci_cache_check(struct kvci_cache *cache)
 	sums.space_blocks = kvci_alloc_zero(cache->space_count + 1, sizeof(uint64_t));
 	sums.space_bytes = kvci_alloc_zero(cache->space_count + 1, sizeof(uint64_t));
 	sums.session_held = kvci_alloc_zero(cache->session_count + 1, sizeof(uint64_t));
+	sums.session_holds = kvci_alloc_zero(cache->session_count + 1, sizeof(uint64_t));
 	sums.slab_busy = kvci_alloc_zero(cache->slot_count, sizeof(uint32_t));
 	sums.slab_used = kvci_alloc_zero(cache->slot_count, sizeof(uint32_t));
 	sums.hold_counts = kvci_alloc_zero(((size_t)cache->holds.chunk_count << cache->holds.chunk_shift) + 1, sizeof(uint32_t));
-	if (sums.space_blocks != NULL && sums.space_bytes != NULL && sums.session_held != NULL && sums.slab_busy != NULL &&
-	    sums.slab_used != NULL && sums.hold_counts != NULL)
+	if (sums.space_blocks != NULL && sums.space_bytes != NULL && sums.session_held != NULL && sums.session_holds != NULL &&
+	    sums.slab_busy != NULL && sums.slab_used != NULL && sums.hold_counts != NULL)
 		broken = check_all(cache, &sums);
 	kvci_free(sums.space_blocks);
 	kvci_free(sums.space_bytes);
 	kvci_free(sums.session_held);
+	kvci_free(sums.session_holds);
 	kvci_free(sums.slab_busy);
 	kvci_free(sums.slab_used);
 	kvci_free(sums.hold_counts);

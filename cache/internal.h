@@ -379,7 +379,7 @@ struct kvci_cache {
 
 	struct kvci_verify verifies[KVCI_VERIFY_MAX];
 
-	uint64_t lease_cap_bytes, client_cap_bytes;
+	uint64_t lease_cap_bytes, client_cap_bytes; /* of leases and reservations together; each at most kvci_cap_part of it */
 	uint64_t memory_used_bytes;
 	uint64_t held_bytes, reserved_bytes, quarantined_bytes;
 	uint64_t stored_blocks, memory_blocks, disk_blocks;
@@ -501,6 +501,14 @@ void kvci_client_destroy_all(struct kvci_cache *cache);
 
 /* ---- lease.c ---- */
 
+/* At most so much of a cap is for leases, and so much for reservations: what is left is for the other. */
+static inline uint64_t kvci_cap_part(uint64_t cap_bytes)
+{
+	return cap_bytes - cap_bytes / 8;
+}
+/* May the session have `bytes` more? first: nobody has them in all so far. */
+bool kvci_cap_lease(const struct kvci_cache *cache, const struct kvci_session *session, uint64_t bytes, bool first);
+bool kvci_cap_reserve(const struct kvci_cache *cache, const struct kvci_session *session, uint64_t bytes);
 /* One more hold of the session on a block of `bytes`. OVER_CAP, NO_MEMORY. */
 kvc_status_t kvci_hold_add(struct kvci_cache *cache, struct kvci_session *session, uint32_t number, uint64_t bytes);
 void kvci_hold_remove(struct kvci_cache *cache, struct kvci_session *session, uint32_t number);

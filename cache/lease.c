@@ -6,6 +6,9 @@
  * block is a *hold*: one a (session, block), counting the leases that have it. So the caps count a block once for a session however
  * many of its requests share it, and once in all.
  *
+ * Caps: what is leased and what is reserved have one cap together, and each has a part of it that the other cannot take: leases
+ * that queued requests hold do not keep stores out, nor stores leases.
+ *
  * A lease that ends is taken out of the table at once; its blocks are let go at once when they are few, else in steps.
  */
 #include "cache/internal.h"
@@ -14,6 +17,29 @@
 #include "base/copy.h"
 
 enum { LEASE_RELEASE_NOW = 256, LEASE_RELEASE_STEP = 2048 };
+
+static bool cap_admits(uint64_t own_bytes, uint64_t other_bytes, uint64_t bytes, uint64_t cap_bytes)
+{
+	uint64_t left_bytes = cap_bytes - kvci_cap_part(cap_bytes);
+
+	if (own_bytes + other_bytes + bytes > cap_bytes)
+		return false;
+	left_bytes = left_bytes > bytes ? left_bytes : bytes;                /* for the other kind: one block like this at least */
+	return own_bytes == 0 || own_bytes + bytes + left_bytes <= cap_bytes; /* however big a block is, one may */
+}
+
+bool kvci_cap_lease(const struct kvci_cache *cache, const struct kvci_session *session, uint64_t bytes, bool first)
+{
+	if (!cap_admits(session->held_bytes, session->reserved_bytes, bytes, cache->client_cap_bytes))
+		return false;
+	return !first || cap_admits(cache->held_bytes, cache->reserved_bytes, bytes, cache->lease_cap_bytes);
+}
+
+bool kvci_cap_reserve(const struct kvci_cache *cache, const struct kvci_session *session, uint64_t bytes)
+{
+	return cap_admits(session->reserved_bytes, session->held_bytes, bytes, cache->client_cap_bytes) &&
+	       cap_admits(cache->reserved_bytes, cache->held_bytes, bytes, cache->lease_cap_bytes);
+}
 
 kvc_status_t kvci_hold_add(struct kvci_cache *cache, struct kvci_session *session, uint32_t number, uint64_t bytes)
 {
@@ -27,10 +53,8 @@ kvc_status_t kvci_hold_add(struct kvci_cache *cache, struct kvci_session *sessio
 		}
 		h = hold->next;
 	}
-	if (session->held_bytes + session->reserved_bytes + bytes > cache->client_cap_bytes)
-		return KVC_OVER_CAP;
-	bool first = block->holds == KVCI_NONE;
-	if (first && cache->held_bytes + cache->reserved_bytes + bytes > cache->lease_cap_bytes)
+	bool first = block->holds == KVCI_NONE; /* in all */
+	if (!kvci_cap_lease(cache, session, bytes, first))
 		return KVC_OVER_CAP;
 	uint32_t h = kvci_pool_take(&cache->holds);
 	if (h == KVCI_POOL_NONE)

@@ -97,8 +97,7 @@ static kvc_status_t store_reserve_one(struct kvci_cache *cache, struct kvci_clie
 
 	if (status != KVC_OK)
 		return status;
-	if (client->session->held_bytes + client->session->reserved_bytes + bytes > cache->client_cap_bytes ||
-	    cache->held_bytes + cache->reserved_bytes + bytes > cache->lease_cap_bytes)
+	if (!kvci_cap_reserve(cache, client->session, bytes))
 		return KVC_OVER_CAP;
 	io = kvci_pool_take(&cache->reservations);
 	if (io == KVCI_POOL_NONE)

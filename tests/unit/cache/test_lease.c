@@ -246,17 +246,78 @@ static void test_lease__over_cap__fewer_blocks(void **state)
 		stored++;
 	assert_int_equal(stored, 40); /* 800 KiB of 1 MiB */
 	assert_int_equal(world_match(&f->world, SCHEDULER, f->big, 1000, 40, KVCI_MATCH_LEASE, 1, &match), KVC_OK);
-	assert_int_equal(match.matched, 12); /* 240 KiB of 256: a quarter of memory */
+	assert_int_equal(match.matched, 11); /* 220 KiB of 224: seven eighths of a quarter of memory */
 	assert_int_equal(match.end, KVCI_MISS_OVER_CAP);
 	assert_int_equal(world_stat(&f->world, KVCI_STAT_MISS_OVER_CAP), 1);
-	assert_int_equal(world_stat(&f->world, KVCI_STAT_MISS_AFTER_MISS), 27);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_MISS_AFTER_MISS), 28);
 	assert_int_equal(world_match(&f->world, STRANGER, f->big, 1020, 20, KVCI_MATCH_LEASE, 1, &match), KVC_OK);
-	assert_int_equal(match.matched, 12);
-	/* what is reserved counts with what is leased: 480 KiB are held of 512 */
-	assert_int_equal(world_reserve(&f->world, STORER, f->big, 2000, &block), KVC_OK);
-	assert_int_equal(world_reserve(&f->world, STORER, f->big, 2001, &block), KVC_OVER_CAP);
+	assert_int_equal(match.matched, 11);
+	/* what is reserved counts with what is leased: 440 KiB are held of 512 */
+	for (uint64_t key = 2000; key < 2003; key++)
+		assert_int_equal(world_reserve(&f->world, STORER, f->big, key, &block), KVC_OK);
+	assert_int_equal(world_reserve(&f->world, STORER, f->big, 2003, &block), KVC_OVER_CAP);
+	assert_int_equal(world_stat(&f->world, KVCI_STAT_RESERVE_OVER_CAP), 1);
 	lease_release(f, STRANGER, 1);
-	assert_int_equal(world_reserve(&f->world, STORER, f->big, 2001, &block), KVC_OK);
+	for (uint64_t key = 2003; key < 2011; key++)
+		assert_int_equal(world_reserve(&f->world, STORER, f->big, key, &block), KVC_OK);
+	assert_int_equal(world_reserve(&f->world, STORER, f->big, 2011, &block), KVC_OVER_CAP); /* 220 KiB of 224 */
+}
+
+/* Queued requests hold leases as long as they wait: an engine goes on storing. */
+static void test_lease__leases_fill_their_part__stores_go_on(void **state)
+{
+	struct fixture *f = *state;
+	struct kvci_match match = { 0 };
+	uint64_t leased = 0;
+	uint32_t scheduler_binding;
+
+	assert_int_equal(world_bind(&f->world, SCHEDULER, "", 0, 1, &scheduler_binding), KVC_OK);
+	for (uint64_t key = 1000; key < 1020; key++)
+		assert_int_equal(world_store(&f->world, STORER, f->big, key, 0), KVC_OK);
+	for (uint64_t request = 0; request < 20; request++) {
+		assert_int_equal(world_match(&f->world, SCHEDULER, f->big, 1000 + request, 1, KVCI_MATCH_LEASE, request, &match), KVC_OK);
+		leased += match.matched;
+	}
+	assert_int_equal(leased, 11);
+	assert_int_equal(match.end, KVCI_MISS_OVER_CAP);
+	for (uint64_t key = 2000; key < 2020; key++)
+		assert_int_equal(world_store(&f->world, WORKER, scheduler_binding, key, 0), KVC_OK);
+}
+
+/* And the other way round: stores that are slow leave room for leases. */
+static void test_lease__stores_fill_their_part__leases_go_on(void **state)
+{
+	struct fixture *f = *state;
+	struct kvci_match match = { 0 };
+	struct kvci_reserve block;
+	uint64_t reserved = 0;
+
+	while (reserved < 20 && world_reserve(&f->world, WORKER, f->big, 2000 + reserved, &block) == KVC_OK)
+		reserved++;
+	assert_int_equal(reserved, 11);
+	assert_int_equal(world_match(&f->world, SCHEDULER, f->binding, 0, 20, KVCI_MATCH_LEASE, 1, &match), KVC_OK);
+	assert_int_equal(match.matched, 9); /* 36 KiB, and 220 reserved, of 256 */
+	assert_int_equal(match.end, KVCI_MISS_OVER_CAP);
+}
+
+/* A share of two blocks and a half: a lease has one of them, and a store the other. */
+static void test_lease__share_of_few_blocks__one_stays_for_stores(void **state)
+{
+	struct fixture *f = *state;
+	struct kvci_match match = { 0 };
+
+	lease_teardown(state);
+	struct world_options options = world_defaults();
+	options.client_share_percent = 5;
+	assert_int_equal(world_init(&f->world, &options), KVC_OK);
+	assert_int_equal(kvci_cache_client_open(f->world.cache, STORER, NULL), KVC_OK);
+	assert_int_equal(world_bind(&f->world, STORER, "", 0, 1, &f->big), KVC_OK);
+	for (uint64_t key = 0; key < 2; key++)
+		assert_int_equal(world_store(&f->world, STORER, f->big, key, 0), KVC_OK);
+	assert_int_equal(world_match(&f->world, STORER, f->big, 0, 2, KVCI_MATCH_LEASE, 1, &match), KVC_OK);
+	assert_int_equal(match.matched, 1);
+	assert_int_equal(match.end, KVCI_MISS_OVER_CAP);
+	assert_int_equal(world_store(&f->world, STORER, f->big, 2, 0), KVC_OK);
 }
 
 static void test_lease__worker_dies__only_its_hold_ends(void **state)
@@ -418,6 +479,9 @@ int main(void)
 		LEASE_TEST(test_lease__other_keys_under_same_id__replaced_or_in_use),
 		LEASE_TEST(test_lease__shared_blocks__counted_once),
 		LEASE_TEST(test_lease__over_cap__fewer_blocks),
+		LEASE_TEST(test_lease__leases_fill_their_part__stores_go_on),
+		LEASE_TEST(test_lease__stores_fill_their_part__leases_go_on),
+		LEASE_TEST(test_lease__share_of_few_blocks__one_stays_for_stores),
 		LEASE_TEST(test_lease__worker_dies__only_its_hold_ends),
 		LEASE_TEST(test_lease__scheduler_dies__all_of_the_session_end),
 		LEASE_TEST(test_lease__block_dropped_while_held__bytes_stay),

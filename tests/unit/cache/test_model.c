@@ -88,7 +88,7 @@ struct model {
 	struct model_lease leases[MODEL_LEASES];
 	struct model_load loads[MODEL_LOADS];
 	uint32_t shard_key; /* of a shard that was reserved lately: its other shard is likely to be wanted */
-	uint64_t loads_ok, hits, whole_hits;
+	uint64_t loads_ok, hits, whole_hits, over_caps;
 };
 
 static struct model *model_now; /* for messages */
@@ -254,6 +254,14 @@ static void model_reserve(struct model *m)
 		world_reserve(&m->world, m->clients[client], m->bindings[binding], model_key_number(binding, key), &block);
 	MODEL_ASSERT((status == KVC_IN_FLIGHT) == (model_flight(m, binding, key) != NULL));
 	MODEL_ASSERT(status != KVC_EXISTS || model_valid(m, binding, key));
+	if (status == KVC_OVER_CAP) {
+		uint32_t others[MODEL_CLIENTS], count = 0;
+		for (uint32_t other = 0; other < MODEL_CLIENTS; other++)
+			if (model_session(other) != model_session(client))
+				others[count++] = m->clients[other];
+		MODEL_ASSERT(world_reserve_over_cap(&m->world, others, count, model_bindings[binding].form));
+		m->over_caps++;
+	}
 	if (status == KVC_IN_FLIGHT || status == KVC_EXISTS || status == KVC_NO_SPACE || status == KVC_OVER_CAP)
 		return;
 	MODEL_ASSERT(status == KVC_OK);
@@ -448,6 +456,8 @@ static void model_match(struct model *m)
 		model_check_hit(m, binding, first + i, true, KVCI_MISS_NONE);
 	if (match.matched < count && (lease == NULL || match.matched >= lease->count))
 		model_check_hit(m, binding, first + match.matched, false, match.end);
+	MODEL_ASSERT(match.end != KVCI_MISS_OVER_CAP ||
+	             world_lease_over_cap(&m->world, m->clients[client], model_bindings[binding].form, model_shards(binding)));
 	MODEL_ASSERT((match.end == KVCI_MISS_NONE) == (match.matched == count));
 	MODEL_ASSERT(match.in_memory + match.on_disk == match.matched);
 	if (flags == KVCI_MATCH_LEASE)
@@ -807,6 +817,7 @@ static void model_run(const struct world_options *given, uint64_t seed, uint64_t
 	if (m->whole_hits < turns / 5000 || world_stat(&m->world, KVCI_STAT_SHARD_ORPHAN_BLOCKS) < turns / 20000)
 		fail_msg("%llu hits of two shards, %llu orphans", (unsigned long long)m->whole_hits,
 		         (unsigned long long)world_stat(&m->world, KVCI_STAT_SHARD_ORPHAN_BLOCKS));
+	assert_true(m->over_caps > 0);
 	if (options.disk && options.write_mode != KVCI_WRITE_OFF)
 		assert_true(world_stat(&m->world, KVCI_STAT_DISK_READ_BLOCKS) > 0);
 	world_fini(&m->world, NULL);

@@ -151,10 +151,10 @@ static void test_shard__over_the_cap__whole_blocks_are_pinned(void **state)
 {
 	struct world_options options = world_defaults();
 
-	options.memory_bytes = 1 << 20;
+	options.memory_bytes = 896 << 10;
 	options.slab_bytes = 64 << 10;
 	options.lease_share_percent = 50;
-	options.client_share_percent = 3; /* 7 blocks of 4 KiB */
+	options.client_share_percent = 4; /* leases: seven eighths of it, 7 blocks of 4 KiB */
 	struct shard_fixture *f = fixture_make(&options);
 	fixture_store(f, 0, 1000, 5);
 	fixture_store(f, 1, 1000, 5);

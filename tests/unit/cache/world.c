@@ -430,3 +430,41 @@ void world_faults(struct world *world, uint64_t dice)
 		break;
 	}
 }
+
+/* own: of the session; total: of all sessions. */
+static bool world_beyond_eighth(const struct world *world, uint64_t own_bytes, uint64_t total_bytes, uint64_t bytes)
+{
+	const struct kvci_cache_config *config = &world->config;
+
+	return own_bytes + bytes > config->memory_bytes * config->client_share_percent / 100 / 8 ||
+	       total_bytes + bytes > config->memory_bytes * config->lease_share_percent / 100 / 8;
+}
+
+static uint64_t world_record_bytes(uint32_t form)
+{
+	return form == 1 ? 20 << 10 : 4 << 10;
+}
+
+bool world_reserve_over_cap(const struct world *world, const uint32_t *others, uint32_t other_count, uint32_t form)
+{
+	struct kvci_cache_totals totals;
+	struct kvci_client_info info;
+
+	kvci_cache_totals(world->cache, &totals);
+	uint64_t own_bytes = totals.reserved_bytes;
+	for (uint32_t i = 0; i < other_count; i++) {
+		assert_int_equal(kvci_cache_client_info(world->cache, others[i], &info), KVC_OK);
+		own_bytes -= info.reserved_bytes;
+	}
+	return world_beyond_eighth(world, own_bytes, totals.reserved_bytes, world_record_bytes(form));
+}
+
+bool world_lease_over_cap(const struct world *world, uint32_t client, uint32_t form, uint32_t shards)
+{
+	struct kvci_cache_totals totals;
+	struct kvci_client_info info;
+
+	kvci_cache_totals(world->cache, &totals);
+	assert_int_equal(kvci_cache_client_info(world->cache, client, &info), KVC_OK);
+	return world_beyond_eighth(world, info.leased_bytes, totals.leased_bytes, shards * world_record_bytes(form));
+}

@@ -89,6 +89,11 @@ static inline uint64_t world_stat(const struct world *world, enum kvci_stat stat
 /* match_keys = hits + misses by cause */
 void world_check_misses(const struct world *world);
 
+/* May a reservation, or the lease of one more key, be over the cap as things are? An eighth of each share is for one kind alone: what is held of
+ * the other cannot be in its way. others: the clients of other sessions (what dead clients left may be of this one's). */
+bool world_reserve_over_cap(const struct world *world, const uint32_t *others, uint32_t other_count, uint32_t form);
+bool world_lease_over_cap(const struct world *world, uint32_t client, uint32_t form, uint32_t shards);
+
 /* From now on the disk fails in one of several ways, or not. */
 void world_faults(struct world *world, uint64_t dice);
 
