@@ -38,6 +38,7 @@ enum {
 	ECSQ_SLACK_BYTES = 512, /* so that a kernel's last round has room */
 	ECSQ_ESCAPE_BYTES_MAX = 5,
 	ECSQ_ENCODER_ENTRIES = ECSQ_CLASSES_MAX * 256,
+	ECSQ_TURNS = 256, /* tokens whose turns are computed at a time; a multiple of ECSQ_PIECE */
 	ECSQ_DECODER_ENTRIES = ECSQ_CLASSES_MAX * KVCI_RANS_TOTAL,
 };
 #define ECSQ_STEP_LEAST 0.001f
@@ -82,7 +83,8 @@ struct ecsq_work {
 	float *values;             /* of a piece */
 	int16_t *whole;
 	int32_t *sums;
-	float *turns; /* of a piece's tokens */
+	float *turns; /* of `turns_count` tokens from `turns_first` on */
+	uint32_t turns_first, turns_count;
 	uint32_t *entries;
 	uint8_t *symbols; /* encode: all; decode: of a piece */
 };
@@ -133,7 +135,7 @@ static void ecsq_carve_work(struct ecsq_carve *carve, const struct kvci_layout *
 	work->values = ecsq_carve(carve, ECSQ_PIECE * most * sizeof(float));
 	work->whole = ecsq_carve(carve, ECSQ_PIECE * ecsq_round(most, 2) * sizeof(int16_t));
 	work->sums = ecsq_carve(carve, ECSQ_PIECE * ecsq_round(most, ECSQ_PANEL) * sizeof(int32_t));
-	work->turns = ecsq_carve(carve, ECSQ_PIECE * (size_t)rope_dims * sizeof(float));
+	work->turns = ecsq_carve(carve, ECSQ_TURNS * (size_t)rope_dims * sizeof(float));
 	work->entries = ecsq_carve(carve, sizeof(uint32_t) * ECSQ_DECODER_ENTRIES);
 	work->symbols = ecsq_carve(carve, row * ecsq_round(layout->tokens, ECSQ_PIECE));
 }
@@ -293,12 +295,20 @@ static void ecsq_turn(struct ecsq_work *work, const struct ecsq_segment *segment
                       uint32_t count)
 {
 	const struct kvci_rope *rope = &work->profile->rope;
+	const float *turns;
 
 	if (!work->profile->has_rope || !segment->plane->is_k)
 		return;
-	kvci_rope_table(rope, direction, work->part->position_tokens + token, count, work->turns);
+	if (token < work->turns_first || token + count > work->turns_first + work->turns_count) {
+		uint32_t left = work->layout.tokens - token;
+
+		work->turns_first = token;
+		work->turns_count = left < ECSQ_TURNS ? left : ECSQ_TURNS;
+		kvci_rope_table(rope, direction, work->part->position_tokens + token, work->turns_count, work->turns);
+	}
+	turns = work->turns + (size_t)(token - work->turns_first) * rope->dims;
 	for (uint32_t at = 0; at < segment->values; at += segment->plane->dims)
-		kvci_rope_apply(rope, work->turns, rope->dims, work->values + at, count, segment->values);
+		kvci_rope_apply(rope, turns, rope->dims, work->values + at, count, segment->values);
 }
 
 static struct kvci_layout_rows ecsq_rows(const struct ecsq_segment *segment, const struct ecsq_work *work, uint32_t at, uint32_t token,

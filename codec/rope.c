@@ -10,7 +10,9 @@
 
 #include "codec/rope_kernel.h"
 
-enum { ROPE_PIECE = 64 }; /* angles computed at a time */
+/* A position is a multiple of ROPE_RUN and what is left of it. Turns of both are computed, and put together for each token: the table of a run of
+ * tokens costs a fifth, and its rows still follow from their positions alone. */
+enum { ROPE_RUN = 16 };
 
 static const struct rope_kernel *const rope_kernels[] = {
 #if defined(__x86_64__)
@@ -68,40 +70,64 @@ kvc_status_t kvci_rope_check(const struct kvci_rope *rope, uint32_t row_dims)
 	return KVC_OK;
 }
 
-/* One row of a table. fmod is exact, hence the same everywhere. */
-static void rope_row(const struct kvci_rope *rope, double position, double cos_scale, double sin_scale, float *ret_row)
+/* Turns of the frequencies from `first` on at a position. fmod is exact, hence the same everywhere. */
+static void rope_exact(const struct kvci_rope *rope, uint32_t first, uint32_t count, double position, struct rope_turns *ret_turns)
 {
-	const struct rope_kernel *kernel = rope_kernel();
-	float piece_row[2 * ROPE_PIECE];
 	double angle[ROPE_PIECE];
-	uint32_t half = rope->dims / 2;
 
-	for (uint32_t at = 0; at < half; at += ROPE_PIECE) {
-		uint32_t piece = half - at < ROPE_PIECE ? half - at : ROPE_PIECE;
+	for (uint32_t i = 0; i < count; i++) {
+		angle[i] = position * (double)rope->inv_freq[first + i];
+		if (fabs(angle[i]) > ROPE_ANGLE_MAX)
+			angle[i] = fmod(angle[i], 0x1.921fb54442d18p+2);
+	}
+	rope_kernel()->exact(angle, count, ret_turns);
+}
 
-		for (uint32_t i = 0; i < piece; i++) {
-			angle[i] = position * (double)rope->inv_freq[at + i];
-			if (fabs(angle[i]) > ROPE_ANGLE_MAX)
-				angle[i] = fmod(angle[i], 0x1.921fb54442d18p+2);
-		}
-		kernel->row(angle, piece, cos_scale, sin_scale, piece_row);
-		memcpy(ret_row + at, piece_row, piece * sizeof(float));
-		memcpy(ret_row + half + at, piece_row + piece, piece * sizeof(float));
+/* `count` columns of a table's cosines, and of its sines, from `first` on. */
+static void rope_columns(const struct kvci_rope *rope, uint32_t first, uint32_t count, enum kvci_rope_direction direction, uint64_t position,
+                         size_t tokens, float *ret_table)
+{
+	double factor = (double)rope->factor, scale = direction == KVCI_ROPE_FORWARD ? factor : 1 / factor;
+	double sin_scale = direction == KVCI_ROPE_FORWARD ? scale : -scale;
+	const struct rope_kernel *kernel = rope_kernel();
+	struct rope_turns run, steps[ROPE_RUN];
+	uint32_t known = 0; /* of the steps */
+
+	for (size_t t = 0; t < tokens; t++, ret_table += rope->dims) {
+		uint32_t step = (uint32_t)((position + t) % ROPE_RUN);
+
+		if (t == 0 || step == 0)
+			rope_exact(rope, first, count, (double)(position + t - step), &run);
+		if ((known >> step & 1) == 0)
+			rope_exact(rope, first, count, step, &steps[step]);
+		known |= 1u << step;
+		kernel->both(&run, &steps[step], count, scale, sin_scale, ret_table + first, ret_table + rope->dims / 2 + first);
 	}
 }
 
 void kvci_rope_table(const struct kvci_rope *rope, enum kvci_rope_direction direction, uint64_t position, size_t tokens,
                      float *ret_table)
 {
-	double factor = (double)rope->factor, scale = direction == KVCI_ROPE_FORWARD ? factor : 1 / factor;
+	uint32_t half = rope->dims / 2;
 
-	for (size_t t = 0; t < tokens; t++)
-		rope_row(rope, (double)(position + t), scale, direction == KVCI_ROPE_FORWARD ? scale : -scale, ret_table + t * rope->dims);
+	for (uint32_t at = 0; at < half; at += ROPE_PIECE)
+		rope_columns(rope, at, half - at < ROPE_PIECE ? half - at : ROPE_PIECE, direction, position, tokens, ret_table);
 }
 
 void kvci_rope_table_move(const struct kvci_rope *rope, uint64_t from, uint64_t to, float *ret_table)
 {
-	rope_row(rope, from < to ? (double)(to - from) : -(double)(from - to), 1, 1, ret_table);
+	uint32_t half = rope->dims / 2;
+	struct rope_turns turns;
+
+	for (uint32_t at = 0; at < half; at += ROPE_PIECE) {
+		uint32_t count = half - at < ROPE_PIECE ? half - at : ROPE_PIECE;
+
+		rope_exact(rope, at, count, from < to ? (double)(to - from) : -(double)(from - to), &turns);
+		for (uint32_t i = 0; i < count; i++) {
+			ret_table[at + i] = (float)turns.cosines[i];
+			ret_table[half + at + i] = (float)turns.sines[i];
+		}
+	}
 }
 
 void kvci_rope_apply(const struct kvci_rope *rope, const float *table, size_t table_stride, float *rows, size_t tokens,

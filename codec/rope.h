@@ -45,7 +45,8 @@ static inline size_t kvci_rope_table_floats(const struct kvci_rope *rope, size_t
 	return tokens * rope->dims;
 }
 
-/* Row t of the table is that of position + t. */
+/* Row t of the table is that of position + t, and follows from that position alone: not from where the table begins. One of many rows costs a
+ * fifth of as many of one row. */
 void kvci_rope_table(const struct kvci_rope *rope, enum kvci_rope_direction direction, uint64_t position, size_t tokens,
                      float *ret_table);
 /* One row that moves K from position `from` to position `to`, whatever the token: rotations compose, and the factor stays. */

@@ -10,11 +10,20 @@
 
 #include "codec/rope.h"
 
+enum { ROPE_PIECE = 64 }; /* angles done at a time */
+
+struct rope_turns {
+	double cosines[ROPE_PIECE], sines[ROPE_PIECE];
+};
+
 struct rope_kernel {
 	const char *name;
 	int (*usable)(void);
-	/* One row of a table: `half` cosines and sines of angle[i] (at most ROPE_ANGLE_MAX), cosines times cos_scale, sines times sin_scale. */
-	void (*row)(const double *angle, size_t half, double cos_scale, double sin_scale, float *ret_row);
+	/* Cosines and sines of angle[i] (at most ROPE_ANGLE_MAX). */
+	void (*exact)(const double *angle, size_t count, struct rope_turns *ret_turns);
+	/* Both turns one after the other, as floats: cosines times cos_scale, sines times sin_scale. */
+	void (*both)(const struct rope_turns *first, const struct rope_turns *second, size_t count, double cos_scale, double sin_scale,
+	             float *ret_cosines, float *ret_sines);
 	void (*neox)(const float *row, size_t half, float *values);
 	void (*gptj)(const float *row, size_t half, float *values);
 };
@@ -37,11 +46,9 @@ extern const struct rope_kernel kvci_rope_kernel_avx2;
 #define ROPE_ROUND 0x1.8p+52 /* added and taken off again: the nearest integer, which its low bits hold meanwhile */
 
 /* Taylor's series to the 13th and 14th power: exact to 2^-48 on [-pi / 4, pi / 4], and a float wants 2^-25. */
-static void rope_kernel_row(const double *angle, size_t half, double cos_scale, double sin_scale, float *ret_row)
+static void rope_kernel_exact(const double *restrict angle, size_t count, struct rope_turns *restrict ret_turns)
 {
-	float *restrict cosines = ret_row, *restrict sines = ret_row + half;
-
-	for (size_t i = 0; i < half; i++) {
+	for (size_t i = 0; i < count; i++) {
 		double shifted = angle[i] * ROPE_TWO_OVER_PI + ROPE_ROUND, turns = shifted - ROPE_ROUND;
 		double r = ((angle[i] - turns * ROPE_PIO2_A) - turns * ROPE_PIO2_B) - turns * ROPE_PIO2_C, z = r * r, s, c, swap;
 		uint64_t quarter;
@@ -56,8 +63,19 @@ static void rope_kernel_row(const double *angle, size_t half, double cos_scale, 
 		c = (quarter & 1) != 0 ? swap : c;
 		s = (quarter & 2) != 0 ? -s : s;
 		c = ((quarter + 1) & 2) != 0 ? -c : c;
-		cosines[i] = (float)(c * cos_scale);
-		sines[i] = (float)(s * sin_scale);
+		ret_turns->cosines[i] = c;
+		ret_turns->sines[i] = s;
+	}
+}
+
+static void rope_kernel_both(const struct rope_turns *first, const struct rope_turns *second, size_t count, double cos_scale, double sin_scale,
+                             float *restrict ret_cosines, float *restrict ret_sines)
+{
+	for (size_t i = 0; i < count; i++) {
+		double c = first->cosines[i], s = first->sines[i], d = second->cosines[i], t = second->sines[i];
+
+		ret_cosines[i] = (float)((c * d - s * t) * cos_scale);
+		ret_sines[i] = (float)((s * d + c * t) * sin_scale);
 	}
 }
 
@@ -96,7 +114,8 @@ static int rope_kernel_usable(void);
 const struct rope_kernel ROPE_JOIN(kvci_rope_kernel_, ROPE_KERNEL_NAME) = {
 	.name = ROPE_STRING(ROPE_KERNEL_NAME),
 	.usable = rope_kernel_usable,
-	.row = rope_kernel_row,
+	.exact = rope_kernel_exact,
+	.both = rope_kernel_both,
 	.neox = rope_kernel_neox,
 	.gptj = rope_kernel_gptj,
 };
