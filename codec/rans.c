@@ -54,13 +54,13 @@ int kvci_rans_select(const char *name)
 /* ---- tables --------------------------------------------------------------------------------------------------------- */
 
 /* Takes from or gives to the most frequent symbols what the rounding left over: there it costs least. */
-static void rans_settle(uint16_t frequencies[256], int32_t left)
+static void rans_settle(uint16_t frequencies[256], uint32_t first, uint32_t last, int32_t left)
 {
 	while (left != 0) {
-		uint32_t most = 0;
+		uint32_t most = first;
 		int32_t step;
 
-		for (uint32_t symbol = 1; symbol < 256; symbol++)
+		for (uint32_t symbol = first + 1; symbol <= last; symbol++)
 			if (frequencies[symbol] > frequencies[most])
 				most = symbol;
 		step = frequencies[most] / 8 + 1;
@@ -78,23 +78,28 @@ static void rans_settle(uint16_t frequencies[256], int32_t left)
 
 void kvci_rans_normalise(const uint32_t counts[256], uint16_t ret_frequencies[256])
 {
-	uint64_t total = 0;
+	uint32_t first = 0, last = 255;
 	int32_t left = KVCI_RANS_TOTAL;
+	uint64_t total = 0;
 
 	for (uint32_t symbol = 0; symbol < 256; symbol++)
 		total += counts[symbol];
+	memset(ret_frequencies, 0, 256 * sizeof(*ret_frequencies));
 	if (total == 0) { /* nothing is ever coded by it, and it is a table all the same */
-		memset(ret_frequencies, 0, 256 * sizeof(*ret_frequencies));
 		ret_frequencies[0] = KVCI_RANS_TOTAL;
 		return;
 	}
-	for (uint32_t symbol = 0; symbol < 256; symbol++) {
-		uint64_t share = (counts[symbol] * (uint64_t)KVCI_RANS_TOTAL + total / 2) / total;
+	while (counts[first] == 0)
+		first++;
+	while (counts[last] == 0)
+		last--;
+	for (uint32_t symbol = first; symbol <= last; symbol++) {
+		uint64_t share = counts[symbol] == 0 ? 0 : (counts[symbol] * (uint64_t)KVCI_RANS_TOTAL + total / 2) / total;
 
 		ret_frequencies[symbol] = counts[symbol] != 0 && share == 0 ? 1 : (uint16_t)share;
 		left -= ret_frequencies[symbol];
 	}
-	rans_settle(ret_frequencies, left);
+	rans_settle(ret_frequencies, first, last, left);
 }
 
 size_t kvci_rans_table_write(const uint16_t frequencies[256], uint8_t *out)

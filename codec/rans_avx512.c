@@ -60,6 +60,8 @@ static size_t avx512_decode(const uint32_t *entries, struct rans_walk *walk, uin
 	return done;
 }
 
+enum { AVX512_DOWN = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC };
+
 static inline __attribute__((always_inline)) __m512i avx512_encode_group(const uint32_t *entries, const uint16_t *classes,
                                                                          __m512i state, const uint8_t *symbols, uint8_t **words)
 {
@@ -75,13 +77,12 @@ static inline __attribute__((always_inline)) __m512i avx512_encode_group(const u
 	*words -= 2 * count;
 	_mm512_mask_cvtepi32_storeu_epi16(*words, (__mmask16)((1u << count) - 1), given);
 	state = _mm512_mask_srli_epi32(state, full, state, 16);
-	/* The quotient is below 2^20, its float off by less than 1/8: at most one too many or too few. */
-	quotient = _mm512_cvttps_epi32(_mm512_div_ps(_mm512_cvtepi32_ps(state), _mm512_cvtepi32_ps(frequency)));
+	/* The quotient is below 2^20, its float rounded down twice, by less than 1/4 in all: right or one too few. */
+	quotient = _mm512_cvttps_epi32(_mm512_div_round_ps(_mm512_cvt_roundepi32_ps(state, AVX512_DOWN), _mm512_cvtepi32_ps(frequency),
+	                                                   AVX512_DOWN));
 	rest = _mm512_sub_epi32(state, _mm512_mullo_epi32(quotient, frequency));
 	sum = _mm512_add_epi32(_mm512_slli_epi32(quotient, KVCI_RANS_BITS), rest);
-	turn = _mm512_sub_epi32(turn, frequency);
-	sum = _mm512_mask_sub_epi32(sum, _mm512_movepi32_mask(rest), sum, turn);
-	sum = _mm512_mask_add_epi32(sum, _mm512_cmpge_epi32_mask(rest, frequency), sum, turn);
+	sum = _mm512_mask_add_epi32(sum, _mm512_cmpge_epi32_mask(rest, frequency), sum, _mm512_sub_epi32(turn, frequency));
 	return _mm512_add_epi32(sum, _mm512_srli_epi32(entry, 16));
 }
 

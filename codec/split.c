@@ -53,8 +53,8 @@ static bool split_is_worth(size_t coded_bytes, size_t raw_bytes)
 	return coded_bytes <= raw_bytes - raw_bytes / 32;
 }
 
-/* Model, states and words of `count` symbols to `out`, which ends at `end`. 0: no room. */
-static size_t split_code(struct split_encode_work *work, const uint8_t *symbols, size_t count, uint8_t *out, uint8_t *end)
+/* Model, states and words of `count` symbols to `out`, which ends at `end`. 0: no room. *ret_words: how many bytes of these are words. */
+static size_t split_code(struct split_encode_work *work, const uint8_t *symbols, size_t count, uint8_t *out, uint8_t *end, size_t *ret_words)
 {
 	uint32_t states[KVCI_RANS_STATES];
 	uint8_t *at, *words;
@@ -69,8 +69,26 @@ static size_t split_code(struct split_encode_work *work, const uint8_t *symbols,
 		return 0;
 	kvci_rans_states_write(states, at);
 	at += KVCI_RANS_STATES_BYTES;
-	memmove(at, words, (size_t)(end - words));
-	return (size_t)(at - out) + (size_t)(end - words);
+	*ret_words = (size_t)(end - words);
+	memmove(at, words, *ret_words);
+	return (size_t)(at - out) + *ret_words;
+}
+
+/* The same with a model made for it; 0 also when it would not be worth it. `plain` bytes go before it. A model of a sample of the tokens
+ * is as good as one of all of them, unless the others are different: then it is made of all. */
+static size_t split_code_fitted(struct split_encode_work *work, const struct split_type *type, const uint8_t *symbols, size_t count,
+                                size_t plain, size_t raw_bytes, uint8_t *out, uint8_t *end)
+{
+	for (bool sample = true;; sample = false) {
+		bool sampled = split_model_fit(&work->model, &work->counts, symbols, count, type->magnitude, sample);
+		size_t predicted = split_model_predict(&work->model, &work->counts, count), coded, words;
+
+		if (!split_is_worth(plain + KVCI_RANS_STATES_BYTES + predicted, raw_bytes))
+			return 0;
+		coded = split_code(work, symbols, count, out, end, &words);
+		if (!sampled || (coded != 0 && words <= predicted + predicted / 64))
+			return coded;
+	}
 }
 
 static kvc_status_t split_encode(const struct kvc_codec_part *part, const void *raw, size_t raw_bytes, void *out,
@@ -87,13 +105,10 @@ static kvc_status_t split_encode(const struct kvc_codec_part *part, const void *
 	*ret_bytes = 0;
 	if (type.kind == SPLIT_NONE || count == 0)
 		return KVC_OK;
-	split_apart(type.kind, raw, count, symbols, bytes);
+	split_kernel()->apart(type.kind, raw, count, symbols, bytes);
 	memcpy(bytes + plain - tail, (const uint8_t *)raw + raw_bytes - tail, tail);
 	split_model_shape(&work->model, part->form, part->is_k);
-	split_model_fit(&work->model, &work->counts, symbols, count, type.magnitude);
-	if (!split_is_worth(plain + KVCI_RANS_STATES_BYTES + split_model_predict(&work->model, &work->counts), raw_bytes))
-		return KVC_OK;
-	coded = split_code(work, symbols, count, bytes + plain, bytes + out_bytes);
+	coded = split_code_fitted(work, &type, symbols, count, plain, raw_bytes, bytes + plain, bytes + out_bytes);
 	if (coded != 0 && split_is_worth(plain + coded, raw_bytes))
 		*ret_bytes = plain + coded;
 	return KVC_OK;
@@ -120,7 +135,7 @@ static kvc_status_t split_decode_pieces(struct split_type type, struct kvci_rans
 		split_prefetch(rests + at, type.rest_bytes == 0 ? 0 : piece, raw + at * type.element_bytes, piece * type.element_bytes);
 		status = kvci_rans_read(reader, symbols, piece);
 		if (status == KVC_OK)
-			split_join(type.kind, symbols, rests, at, piece, count, raw);
+			split_kernel()->join(type.kind, symbols, rests, at, piece, count, raw);
 	}
 	return status == KVC_OK ? kvci_rans_read_end(reader) : status;
 }

@@ -26,11 +26,31 @@ struct split_type {
 /* kind SPLIT_NONE: nothing that is worth taking apart. */
 struct split_type split_type_of(uint32_t dtype);
 
-/* split_planes.c: `count` elements to their coded bytes and their rests. */
-void split_apart(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests);
-/* And back: the elements first to first + count of `all`; `symbols` are theirs, `rests` and `raw` those of all. */
-void split_join(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, size_t first, size_t count, size_t all,
-                uint8_t *raw);
+/* Of all coded bytes, without their signs. */
+struct split_range {
+	bool has_0;
+	uint8_t least, most; /* of those that are not 0; least > most: there are none */
+};
+
+/* Loops over elements, compiled for each kind of CPU (codec/split_body.h); all give the same. */
+struct split_kernel {
+	const char *name; /* as of the rANS kernel that goes with it */
+	/* `count` elements to their coded bytes and their rests. */
+	void (*apart)(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests);
+	/* And back: the elements first to first + count of `all`; `symbols` are theirs, `rests` and `raw` those of all. */
+	void (*join)(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, size_t first, size_t count, size_t all, uint8_t *raw);
+	void (*range)(const uint8_t *symbols, size_t count, uint8_t magnitude, struct split_range *ret_range);
+	/* Adds each of `groups` groups of KVCI_RANS_GROUP coded bytes, without their signs, to its place's sum. */
+	void (*sums)(const uint8_t *symbols, size_t groups, uint8_t magnitude, uint32_t *sums);
+};
+
+extern const struct split_kernel kvci_split_kernel_scalar;
+#if defined(__x86_64__)
+extern const struct split_kernel kvci_split_kernel_avx2;
+extern const struct split_kernel kvci_split_kernel_avx512;
+#endif
+/* The one that goes with kvci_rans_kernel(). */
+const struct split_kernel *split_kernel(void);
 
 enum { SPLIT_CHANNELS_MAX = 16384 };
 
@@ -51,10 +71,10 @@ struct split_counts {
 
 /* split_model.c: how channels lie in a part of this form, as far as it is of use here; the channels' classes are not set. */
 void split_model_shape(struct split_model *model, const struct kvc_form *form, bool is_k);
-/* The channels' classes and tables from the symbols themselves. */
-void split_model_fit(struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude);
-/* About how many bytes of words the symbols will be. */
-size_t split_model_predict(const struct split_model *model, const struct split_counts *counts);
+/* The channels' classes and tables from the symbols themselves; `sample`: some of them may do. Returns whether some did. */
+bool split_model_fit(struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude, bool sample);
+/* About how many bytes of words `count` symbols will be. */
+size_t split_model_predict(const struct split_model *model, const struct split_counts *counts, size_t count);
 
 /* Most bytes that split_model_write writes. */
 size_t split_model_bytes_max(const struct split_model *model);

@@ -16,6 +16,7 @@ enum {
 	MODEL_ROWS = 64,
 	MODEL_TWO_FROM = 4096,    /* symbols: below, one class */
 	MODEL_FOUR_FROM = 16384,
+	MODEL_SAMPLE = 16384,     /* symbols: so many tell the tables; of more only every so many-th token's are counted */
 	MODEL_HEAD_BYTES = 12,
 	MODEL_VERSION = 1,
 	MODEL_CLASS_SHIFT = KVCI_RANS_BITS - 8, /* from a channel's entry to its table of 256 */
@@ -54,47 +55,64 @@ void split_model_shape(struct split_model *model, const struct kvc_form *form, b
 		model_flat(model);
 }
 
-/* Which channels a row begins with. */
-static uint32_t model_row_channel(const struct kvci_rans_map *map, size_t row)
+/* The rows of every `step`-th token, one after another. */
+struct model_rows {
+	const struct kvci_rans_map *map;
+	const uint8_t *symbols;
+	size_t count, step, token;
+	size_t first;  /* the token's first row, of head 0 */
+	uint32_t head; /* the next one's */
+};
+
+static void model_rows_begin(struct model_rows *rows, const struct split_model *model, const uint8_t *symbols, size_t count, size_t step)
 {
-	return (uint32_t)(row / map->repeat % map->heads) * map->row;
+	*rows = (struct model_rows){ .map = &model->map, .symbols = symbols, .count = count, .step = step };
 }
 
-/* Adds up one row; cut short, only as far as whole groups go. */
-static void model_sum_row(struct split_counts *counts, uint32_t first, const uint8_t *from, size_t length, uint8_t magnitude)
+/* NULL: that was the last one. */
+static const uint8_t *model_rows_next(struct model_rows *rows, uint32_t *ret_channel, size_t *ret_length)
 {
-	for (size_t group = 0; group + KVCI_RANS_GROUP <= length; group += KVCI_RANS_GROUP) {
-		uint32_t *restrict sums = counts->sums + first + group;
+	const struct kvci_rans_map *map = rows->map;
+	size_t at = (rows->first + (size_t)rows->head * map->repeat) * map->row;
 
-		for (uint32_t i = 0; i < KVCI_RANS_GROUP; i++)
-			sums[i] += from[group + i] & magnitude;
-		counts->visits[(first + group) / KVCI_RANS_GROUP]++;
+	/* Of pages where a head's rows follow one another the last one may be cut: then only the first heads have rows there. */
+	if (rows->head == map->heads || at >= rows->count) {
+		rows->token += rows->step;
+		rows->first = rows->token / map->repeat * map->repeat * map->heads + rows->token % map->repeat;
+		rows->head = 0;
+		at = rows->first * map->row;
 	}
+	if (at >= rows->count)
+		return NULL;
+	*ret_channel = rows->head++ * map->row;
+	*ret_length = rows->count - at < map->row ? rows->count - at : map->row;
+	return rows->symbols + at;
 }
 
-/* Means need no more than about MODEL_ROWS rows of each head: of many periods (all heads' rows once) only every so many-th is taken. */
+/* Means need no more than about MODEL_ROWS rows of each head. A row that is cut short counts as far as whole groups go. */
 static void model_sums(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count,
                        uint8_t magnitude)
 {
-	uint32_t channels = model_channels(model), row_length = model->map.row;
-	size_t rows = (size_t)model->map.repeat * model->map.heads, period = rows * row_length;
-	size_t step = period * (1 + count / period * model->map.repeat / MODEL_ROWS);
+	uint32_t channels = model_channels(model), channel;
+	const struct split_kernel *kernel = split_kernel();
+	struct model_rows rows;
+	const uint8_t *row;
+	size_t length;
 
 	memset(counts->sums, 0, channels * sizeof(*counts->sums));
 	memset(counts->visits, 0, channels / KVCI_RANS_GROUP * sizeof(*counts->visits));
-	for (size_t begin = 0; begin < count; begin += step)
-		for (size_t row = 0; row < rows && begin + row * row_length < count; row++) {
-			size_t at = begin + row * row_length, left = count - at;
-
-			model_sum_row(counts, model_row_channel(&model->map, row), symbols + at, left < row_length ? left : row_length,
-			              magnitude);
-		}
+	model_rows_begin(&rows, model, symbols, count, 1 + count / channels / MODEL_ROWS);
+	while ((row = model_rows_next(&rows, &channel, &length)) != NULL) {
+		kernel->sums(row, length / KVCI_RANS_GROUP, magnitude, counts->sums + channel);
+		for (uint32_t group = 0; group < length / KVCI_RANS_GROUP; group++)
+			counts->visits[channel / KVCI_RANS_GROUP + group]++;
+	}
 }
 
 /* The channels in the order of their means, cut into classes of equally many. Equal means share a class. */
 static void model_classes(struct split_model *model, const struct split_counts *counts)
 {
-	uint32_t channels = model_channels(model), below = 0;
+	uint32_t channels = model_channels(model), below = 0, least = MODEL_KEYS - 1, most = 0;
 	uint16_t keys[MODEL_KEYS] = { 0 }; /* first how many channels, then their class */
 
 	for (uint32_t channel = 0; channel < channels; channel++) {
@@ -103,8 +121,10 @@ static void model_classes(struct split_model *model, const struct split_counts *
 
 		model->channels[channel] = (uint16_t)key;
 		keys[key]++;
+		least = key < least ? key : least;
+		most = key > most ? key : most;
 	}
-	for (uint32_t key = 0; key < MODEL_KEYS; key++) {
+	for (uint32_t key = least; key <= most; key++) {
 		uint32_t here = keys[key], class;
 
 		if (here == 0)
@@ -117,39 +137,62 @@ static void model_classes(struct split_model *model, const struct split_counts *
 		model->channels[channel] = keys[model->channels[channel]];
 }
 
-static void model_histogram(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count)
+/* One row. Two counters in turn: one increment need not wait for the one before it when the symbol is the same. Four at once, from two loads. */
+static void model_count_row(struct split_counts *counts, const uint16_t *restrict classes, const uint8_t *restrict from, size_t length)
 {
-	const uint32_t row_length = model->map.row;
 	uint32_t *restrict even = counts->symbols[0], *restrict odd = counts->symbols[1];
+	size_t i;
 
-	memset(counts->symbols, 0, sizeof(counts->symbols));
-	for (size_t row = 0; row * row_length < count; row++) {
-		const uint16_t *restrict classes = model->channels + model_row_channel(&model->map, row);
-		const uint8_t *restrict from = symbols + row * row_length;
-		size_t length = count - row * row_length < row_length ? count - row * row_length : row_length, i;
+	for (i = 0; i + 4 <= length; i += 4) {
+		uint32_t four;
+		uint64_t four_classes;
 
-		/* Two counters in turn: one increment need not wait for the one before it when the symbol is the same. Four at once, from two loads. */
-		for (i = 0; i + 4 <= length; i += 4) {
-			uint32_t four;
-			uint64_t four_classes;
-
-			memcpy(&four, from + i, sizeof(four));
-			memcpy(&four_classes, classes + i, sizeof(four_classes));
-			four_classes >>= MODEL_CLASS_SHIFT; /* nothing of a neighbour comes in: its lower bits are 0 */
-			even[(four_classes & 0xffff) | (four & 0xff)]++;
-			odd[(four_classes >> 16 & 0xffff) | (four >> 8 & 0xff)]++;
-			even[(four_classes >> 32 & 0xffff) | (four >> 16 & 0xff)]++;
-			odd[four_classes >> 48 | four >> 24]++;
-		}
-		for (; i < length; i++)
-			even[classes[i] >> MODEL_CLASS_SHIFT | from[i]]++;
+		memcpy(&four, from + i, sizeof(four));
+		memcpy(&four_classes, classes + i, sizeof(four_classes));
+		four_classes >>= MODEL_CLASS_SHIFT; /* nothing of a neighbour comes in: its lower bits are 0 */
+		even[(four_classes & 0xffff) | (four & 0xff)]++;
+		odd[(four_classes >> 16 & 0xffff) | (four >> 8 & 0xff)]++;
+		even[(four_classes >> 32 & 0xffff) | (four >> 16 & 0xff)]++;
+		odd[four_classes >> 48 | four >> 24]++;
 	}
-	for (uint32_t i = 0; i < model->classes * 256; i++)
-		even[i] += odd[i];
+	for (; i < length; i++)
+		even[classes[i] >> MODEL_CLASS_SHIFT | from[i]]++;
 }
 
-void split_model_fit(struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude)
+/* How often each class has each symbol, by the rows of every `step`-th token. */
+static void model_histogram(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, size_t step)
 {
+	struct model_rows rows;
+	const uint8_t *row;
+	uint32_t channel;
+	size_t length;
+
+	memset(counts->symbols, 0, sizeof(counts->symbols));
+	model_rows_begin(&rows, model, symbols, count, step);
+	while ((row = model_rows_next(&rows, &channel, &length)) != NULL)
+		model_count_row(counts, model->channels + channel, row, length);
+	for (uint32_t i = 0; i < model->classes * 256; i++)
+		counts->symbols[0][i] += counts->symbols[1][i];
+}
+
+/* What was not counted may have any symbol in the range of all. */
+static void model_allow(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude)
+{
+	struct split_range range;
+
+	split_kernel()->range(symbols, count, magnitude, &range);
+	for (uint32_t i = 0; i < model->classes * 256; i++) {
+		uint8_t symbol = i & magnitude;
+
+		if ((symbol >= range.least && symbol <= range.most) || (symbol == 0 && range.has_0))
+			counts->symbols[0][i] += counts->symbols[0][i] == 0;
+	}
+}
+
+bool split_model_fit(struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude, bool sample)
+{
+	size_t step = 1;
+
 	model->classes = count < MODEL_TWO_FROM ? 1 : count < MODEL_FOUR_FROM ? 2 : KVCI_RANS_CLASSES_MAX;
 	if (model_channels(model) <= KVCI_RANS_GROUP)
 		model->classes = 1;
@@ -159,24 +202,31 @@ void split_model_fit(struct split_model *model, struct split_counts *counts, con
 	} else {
 		model_sums(model, counts, symbols, count, magnitude);
 		model_classes(model, counts);
+		/* Coded bytes with bits of a mantissa are too many to allow all that are in their range. */
+		if (sample && magnitude == 0xff && count >= 2 * MODEL_SAMPLE)
+			step = count / MODEL_SAMPLE;
 	}
-	model_histogram(model, counts, symbols, count);
+	model_histogram(model, counts, symbols, count, step);
+	if (step != 1)
+		model_allow(model, counts, symbols, count, magnitude);
 	for (uint32_t class = 0; class < model->classes; class++)
 		kvci_rans_normalise(counts->symbols[0] + (size_t)class * 256, model->frequencies[class]);
+	return step != 1;
 }
 
-size_t split_model_predict(const struct split_model *model, const struct split_counts *counts)
+size_t split_model_predict(const struct split_model *model, const struct split_counts *counts, size_t count)
 {
-	double bits = 0;
+	double bits = 0, counted = 0;
 
 	for (uint32_t class = 0; class < model->classes; class++)
 		for (uint32_t symbol = 0; symbol < 256; symbol++) {
-			uint32_t count = counts->symbols[0][class * 256 + symbol];
+			uint32_t here = counts->symbols[0][class * 256 + symbol];
 
-			if (count != 0)
-				bits += count * (double)(KVCI_RANS_BITS - log2f(model->frequencies[class][symbol]));
+			counted += here;
+			if (here != 0)
+				bits += here * (double)(KVCI_RANS_BITS - log2f(model->frequencies[class][symbol]));
 		}
-	return (size_t)(bits / 8);
+	return counted == 0 ? 0 : (size_t)(bits / 8 * (double)count / counted);
 }
 
 size_t split_model_bytes_max(const struct split_model *model)

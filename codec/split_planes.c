@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * split: elements to planes of bytes and back. Plain loops that compilers make vectors of; they are a small part of the work.
- *
- *   bf16   coded: the exponent                       rest: sign | mantissa
- *   f32    coded: the exponent                       rests: sign | upper 7 bits of the mantissa, all of them; then the lower 16
- *   f16    coded: sign, exponent, 2 bits of mantissa rest: the lower byte
- *   f8     coded: the byte                           no rest
- *
- * f16's exponent alone leaves 11 bits, which is no plane of bytes; its upper byte as a whole costs no more.
+ * split: what an element is taken apart into, and which loops do it: those of the entropy coder's CPU, so that tests and benches choose both at once.
  */
 #include <string.h>
 
@@ -30,113 +23,15 @@ struct split_type split_type_of(uint32_t dtype)
 	}
 }
 
-static void planes_apart_bf16(const uint8_t *restrict raw, size_t count, uint8_t *restrict symbols, uint8_t *restrict rests)
+const struct split_kernel *split_kernel(void)
 {
-	for (size_t i = 0; i < count; i++) {
-		uint16_t element;
+#if defined(__x86_64__)
+	const char *name = kvci_rans_kernel();
 
-		memcpy(&element, raw + 2 * i, sizeof(element));
-		symbols[i] = (uint8_t)(element >> 7);
-		rests[i] = (uint8_t)((element >> 8 & 0x80) | (element & 0x7f));
-	}
-}
-
-static void planes_join_bf16(const uint8_t *restrict symbols, const uint8_t *restrict rests, size_t count, uint8_t *restrict raw)
-{
-	for (size_t i = 0; i < count; i++) {
-		uint16_t symbol = symbols[i], rest = rests[i];
-		uint16_t element = (uint16_t)((rest & 0x80) << 8 | symbol << 7 | (rest & 0x7f));
-
-		memcpy(raw + 2 * i, &element, sizeof(element));
-	}
-}
-
-static void planes_apart_f16(const uint8_t *restrict raw, size_t count, uint8_t *restrict symbols, uint8_t *restrict rests)
-{
-	for (size_t i = 0; i < count; i++) {
-		uint16_t element;
-
-		memcpy(&element, raw + 2 * i, sizeof(element));
-		symbols[i] = (uint8_t)(element >> 8);
-		rests[i] = (uint8_t)element;
-	}
-}
-
-static void planes_join_f16(const uint8_t *restrict symbols, const uint8_t *restrict rests, size_t count, uint8_t *restrict raw)
-{
-	for (size_t i = 0; i < count; i++) {
-		uint16_t element = (uint16_t)(symbols[i] << 8 | rests[i]);
-
-		memcpy(raw + 2 * i, &element, sizeof(element));
-	}
-}
-
-static void planes_apart_f32(const uint8_t *restrict raw, size_t count, uint8_t *restrict symbols, uint8_t *restrict rests)
-{
-	uint8_t *restrict lower = rests + count;
-
-	for (size_t i = 0; i < count; i++) {
-		uint32_t element;
-		uint16_t low;
-
-		memcpy(&element, raw + 4 * i, sizeof(element));
-		symbols[i] = (uint8_t)(element >> 23);
-		rests[i] = (uint8_t)((element >> 24 & 0x80) | (element >> 16 & 0x7f));
-		low = (uint16_t)element;
-		memcpy(lower + 2 * i, &low, sizeof(low));
-	}
-}
-
-static void planes_join_f32(const uint8_t *restrict symbols, const uint8_t *restrict rests, const uint8_t *restrict lower,
-                            size_t count, uint8_t *restrict raw)
-{
-	for (size_t i = 0; i < count; i++) {
-		uint32_t symbol = symbols[i], rest = rests[i], element;
-		uint16_t low;
-
-		memcpy(&low, lower + 2 * i, sizeof(low));
-		element = (rest & 0x80) << 24 | symbol << 23 | (rest & 0x7f) << 16 | low;
-		memcpy(raw + 4 * i, &element, sizeof(element));
-	}
-}
-
-void split_apart(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests)
-{
-	switch (kind) {
-	case SPLIT_BF16:
-		planes_apart_bf16(raw, count, symbols, rests);
-		break;
-	case SPLIT_F16:
-		planes_apart_f16(raw, count, symbols, rests);
-		break;
-	case SPLIT_F32:
-		planes_apart_f32(raw, count, symbols, rests);
-		break;
-	case SPLIT_F8:
-		memcpy(symbols, raw, count);
-		break;
-	case SPLIT_NONE:
-		break;
-	}
-}
-
-void split_join(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, size_t first, size_t count, size_t all,
-                uint8_t *raw)
-{
-	switch (kind) {
-	case SPLIT_BF16:
-		planes_join_bf16(symbols, rests + first, count, raw + 2 * first);
-		break;
-	case SPLIT_F16:
-		planes_join_f16(symbols, rests + first, count, raw + 2 * first);
-		break;
-	case SPLIT_F32:
-		planes_join_f32(symbols, rests + first, rests + all + 2 * first, count, raw + 4 * first);
-		break;
-	case SPLIT_F8:
-		memcpy(raw + first, symbols, count);
-		break;
-	case SPLIT_NONE:
-		break;
-	}
+	if (strcmp(name, kvci_split_kernel_avx512.name) == 0)
+		return &kvci_split_kernel_avx512;
+	if (strcmp(name, kvci_split_kernel_avx2.name) == 0)
+		return &kvci_split_kernel_avx2;
+#endif
+	return &kvci_split_kernel_scalar;
 }

@@ -320,6 +320,30 @@ static void test_split__real_kv__within_1_percent_of_the_order_0_limit(void **co
 	bench_end(&bench[1]);
 }
 
+/* Tables come from every so many-th token of a large part; here those have other exponents than the rest. */
+static void test_split__tokens_that_take_turns__still_near_the_limit(void **context)
+{
+	enum { TOKENS = 512, ROW = 192, BYTES = 2 * TOKENS * ROW };
+	struct kvc_form form = form_of(KVC_DTYPE_BF16);
+
+	(void)context;
+	for (size_t every = 2; every <= 6; every++) {
+		struct bench bench;
+
+		bench_begin(&bench, &form, true, BYTES);
+		for (size_t i = 0; i < BYTES / 2; i++) {
+			uint32_t exponent = (uint32_t)(random_next() >> 32) % 8 + (i / ROW % every == 0 ? 100 : 120);
+			uint16_t element = (uint16_t)(exponent << 7 | (random_next() >> 20 & 0x807f));
+
+			memcpy(bench.raw + 2 * i, &element, sizeof(element));
+		}
+		assert_true(bench_check(&bench));
+		/* 8 bits of sign and mantissa, 3 of the exponent, and which of the two: below 4 bits in all */
+		assert_true((double)bench.coded_bytes <= 12.0 / 16 * BYTES + 1024);
+		bench_end(&bench);
+	}
+}
+
 /* ---- damage ----------------------------------------------------------------------------------------------------------- */
 
 static void test_split__damage_behind_the_plane__inside_the_buffers_and_mostly_seen(void **context)
@@ -476,6 +500,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_split__any_form__comes_back),
 		cmocka_unit_test(test_split__bytes_that_are_no_floats__left_raw),
 		cmocka_unit_test(test_split__real_kv__within_1_percent_of_the_order_0_limit),
+		cmocka_unit_test(test_split__tokens_that_take_turns__still_near_the_limit),
 		cmocka_unit_test(test_split__damage_behind_the_plane__inside_the_buffers_and_mostly_seen),
 		cmocka_unit_test(test_split__wrong_length_asked__corrupt),
 		cmocka_unit_test(test_split__golden_stream__decodes_to_the_sample),
