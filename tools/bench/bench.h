@@ -31,6 +31,7 @@ struct bench_options {
 	const char *profile; /* NULL, or a file that kvcask calibrate made */
 	double rope_theta;   /* of K in kv[0], where a profile is made of it; 0: not rotated */
 	const char *kv[2];   /* .npy files of K and V; NULLs: made ones */
+	bool f32;            /* codecs: the sample as fp32, with random bits below those of bf16 */
 };
 
 /* How a bar is read: the value named must be at least or at most `bar`. */

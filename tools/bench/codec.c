@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Codecs on K and V in bf16, units of 256 tokens, on one thread beside memcpy of the same bytes, in turns. The numbers of docs/codecs.md. Time is
+ * Codecs on K and V in bf16 (or fp32), units of 256 tokens, on one thread beside memcpy of the same bytes, in turns. The numbers of docs/codecs.md. Time is
  * the thread's own: the figures are of a core that is ours.
  */
 #include <math.h>
@@ -30,6 +30,7 @@ struct codec_result {
 	const char *codec, *part;
 	const struct kvc_codec_ops *ops;
 	const struct kvc_codec_params *params;
+	bool f32;
 	double bytes, stored, limit_bits, error, norm;
 	struct codec_speed speeds[CODEC_KERNELS_MAX];
 	uint32_t speed_count;
@@ -67,6 +68,7 @@ struct codec_run {
 	const struct kvc_codec_params *params;
 	const struct kvc_profile *profile;
 	bool is_k;
+	uint32_t element_bytes; /* 2: bf16; 4: fp32 */
 	uint32_t count; /* units */
 	struct codec_unit *units;
 	size_t part_bytes, raw_bytes; /* of 256 tokens of a layer; of all */
@@ -88,11 +90,27 @@ static uint32_t codec_turns(const struct codec_sample *sample)
 	return (sample->tokens - sample->first_token) / CODEC_TOKENS;
 }
 
+/* `count` values of the sample as the form holds them. */
+static void codec_convert(const struct codec_run *run, const uint8_t *bf16, size_t count, uint64_t *random, uint8_t *out)
+{
+	if (run->element_bytes == 2) {
+		memcpy(out, bf16, 2 * count);
+		return;
+	}
+	for (size_t i = 0; i < count; i++) {
+		uint64_t low = bench_random(random);
+
+		memcpy(out + 4 * i, &low, 2);
+		memcpy(out + 4 * i + 2, bf16 + 2 * i, 2);
+	}
+}
+
 /* Units in the order of tokens, then layers; a rest of tokens at the end is left out. */
 static void codec_run_units(struct codec_run *run)
 {
 	uint32_t layers = run->sample->layers, turns = codec_turns(run->sample), first = run->sample->first_token / CODEC_TOKENS;
-	size_t layer_bytes = codec_sample_bytes(run->sample) / layers, at = 0;
+	size_t layer_bytes = codec_sample_bytes(run->sample) / layers, at = 0, count = run->part_bytes / run->element_bytes;
+	uint64_t random = 88172645463325252u;
 
 	for (uint32_t turn = first; turn < first + turns; turn++)
 		for (uint32_t layer = 0; layer < layers;) {
@@ -107,8 +125,8 @@ static void codec_run_units(struct codec_run *run)
 			unit->offset = at;
 			unit->bytes = span * run->part_bytes;
 			for (uint32_t i = 0; i < span; i++, layer++, at += run->part_bytes)
-				memcpy(run->raw + at, (const uint8_t *)run->sample->values + layer * layer_bytes + turn * run->part_bytes,
-				       run->part_bytes);
+				codec_convert(run, (const uint8_t *)run->sample->values + layer * layer_bytes + turn * 2 * count, count, &random,
+				              run->raw + at);
 		}
 }
 
@@ -127,16 +145,17 @@ static void codec_run_rooms(struct codec_run *run)
 }
 
 static kvc_status_t codec_run_init(struct codec_run *run, const struct codec_result *result, const struct codec_sample *sample, bool is_k,
-                                   const struct kvc_profile *profile)
+                                   bool f32, const struct kvc_profile *profile)
 {
 	struct kvc_form_sizes sizes;
 	kvc_status_t status;
 
-	*run = (struct codec_run){ .sample = sample, .ops = result->ops, .params = result->params, .profile = profile, .is_k = is_k };
+	*run = (struct codec_run){ .sample = sample, .ops = result->ops, .params = result->params, .profile = profile, .is_k = is_k,
+		                   .element_bytes = f32 ? 4 : 2 };
 	run->form = (struct kvc_form){
 		.struct_bytes = sizeof(run->form), .layer_count = sample->layers, .block_tokens = CODEC_TOKENS,
 		.engine_block_tokens = CODEC_PAGE_TOKENS, .kv_heads = sample->heads, .head_dim_k = sample->dims,
-		.head_dim_v = sample->dims, .dtype = KVC_DTYPE_BF16, .arrangement = KVC_KV_SPLIT, .order = KVC_ORDER_NH,
+		.head_dim_v = sample->dims, .dtype = f32 ? KVC_DTYPE_F32 : KVC_DTYPE_BF16, .arrangement = KVC_KV_SPLIT, .order = KVC_ORDER_NH,
 		.group_rule = KVC_GROUP_FULL, .shard_count = 1,
 	};
 	status = kvc_form_sizes(&run->form, &sizes, NULL);
@@ -235,11 +254,12 @@ static kvc_status_t codec_measure(const struct bench_options *options, struct co
 	return status;
 }
 
-static float codec_float(const uint8_t *bf16)
+static float codec_float(const struct codec_run *run, const uint8_t *bytes)
 {
-	uint32_t bits = (uint32_t)bf16[0] << 16 | (uint32_t)bf16[1] << 24;
+	uint32_t bits = 0;
 	float value;
 
+	memcpy((uint8_t *)&bits + 4 - run->element_bytes, bytes, run->element_bytes);
 	memcpy(&value, &bits, sizeof(value));
 	return value;
 }
@@ -255,26 +275,27 @@ static void codec_compare(const struct codec_run *run, struct codec_result *resu
 	result->bytes = (double)run->raw_bytes;
 	if (memcmp(run->raw, run->back, run->raw_bytes) == 0 && run->ops->lossless)
 		return;
-	for (size_t at = 0; at < run->raw_bytes; at += 2) {
-		double is = codec_float(run->raw + at), difference = codec_float(run->back + at) - is;
+	for (size_t at = 0; at < run->raw_bytes; at += run->element_bytes) {
+		double is = codec_float(run, run->raw + at), difference = codec_float(run, run->back + at) - is;
 
 		result->norm += is * is;
 		result->error += difference * difference;
 	}
 }
 
-/* Bits of an ideal order-0 coder of each part's exponents, which knows them: 8 bits of sign and mantissa besides. */
+/* Bits of an ideal order-0 coder of each part's exponents, which knows them: all others, signs and mantissas, besides. */
 static double codec_limit_bits(const struct codec_run *run)
 {
-	double bits = 0, elements = (double)run->part_bytes / 2;
+	uint32_t element_bytes = run->element_bytes;
+	double bits = 0, elements = (double)run->part_bytes / element_bytes;
 
 	for (size_t part = 0; part < run->raw_bytes; part += run->part_bytes) {
 		const uint8_t *raw = run->raw + part;
 		uint32_t counts[256] = { 0 };
 
-		for (size_t at = 0; at < run->part_bytes; at += 2)
+		for (size_t at = element_bytes - 2; at < run->part_bytes; at += element_bytes)
 			counts[(raw[at] >> 7 | raw[at + 1] << 1) & 0xff]++;
-		bits += 8 * elements;
+		bits += (8 * element_bytes - 8) * elements;
 		for (int exponent = 0; exponent < 256; exponent++)
 			if (counts[exponent] != 0)
 				bits += counts[exponent] * log2(elements / counts[exponent]);
@@ -325,7 +346,9 @@ static bool codec_met(const struct codec_result *result, bool *ret_has_bar)
 	const struct kvc_codec_params *params = result->params, *usual = &result->ops->defaults;
 	const struct codec_speed *speed = &result->speeds[0];
 
-	*ret_has_bar = result->ops->id == KVC_CODEC_SPLIT && strcmp(result->part, "KV") != 0;
+	*ret_has_bar = !result->f32 && result->ops->id == KVC_CODEC_SPLIT && strcmp(result->part, "KV") != 0;
+	if (result->f32) /* bars are of bf16 */
+		return true;
 	if (result->ops->id == KVC_CODEC_SPLIT)
 		return codec_met_split(result);
 	for (size_t i = 0; i < sizeof(codec_bars) / sizeof(codec_bars[0]); i++) {
@@ -421,7 +444,7 @@ static kvc_status_t codec_one(const struct bench_options *options, const struct 
                               const struct kvc_profile *profile, struct codec_result *result)
 {
 	struct codec_run run;
-	kvc_status_t status = codec_run_init(&run, result, sample, is_k, profile);
+	kvc_status_t status = codec_run_init(&run, result, sample, is_k, options->f32, profile);
 
 	if (status != KVC_OK)
 		return status;
@@ -486,9 +509,10 @@ static kvc_status_t codec_spec(const struct bench_options *options, const char *
 		return options->codec == NULL ? KVC_OK : KVC_INVALID;
 	}
 	both.ops = ops;
+	both.f32 = options->f32;
 	both.params = &params;
 	for (int i = 0; i < 2 && status == KVC_OK; i++) {
-		struct codec_result one = { .codec = spec, .ops = ops, .params = &params };
+		struct codec_result one = { .codec = spec, .ops = ops, .params = &params, .f32 = options->f32 };
 
 		snprintf(name, sizeof(name), "%s_%s", spec, i == 0 ? "K" : "V");
 		if (!bench_wanted(options, "codec", name))

@@ -33,7 +33,7 @@ static void main_usage(FILE *out)
 {
 	fprintf(out, "usage: kvcask bench [NAME ...] [--json] [--quick] [--pairs N] [--only TEXT] [--folder DIR]\n"
 	             "                    [--daemon FILE] [--progress] [--codec SPEC] [--kv K.npy V.npy] [--profile FILE]\n"
-	             "                    [--rope-theta THETA]\n"
+	             "                    [--rope-theta THETA] [--dtype bf16|f32]\n"
 	             "Measures kvcask beside a reference, in turns, in one run. NAMEs (none: all):\n");
 	for (size_t i = 0; i < BENCH_TABLE_COUNT; i++)
 		fprintf(out, "  %-10s %s\n", bench_table[i].name, bench_table[i].text);
@@ -45,6 +45,7 @@ static void main_usage(FILE *out)
 	             "  --daemon FILE  kvcaskd (default: beside this program)\n"
 	             "  --codec SPEC   codec: this one only: NAME or NAME:key=value,...\n"
 	             "  --kv K.npy V.npy  codec: bf16 as uint16 [layers, tokens, heads, dims], not what the bench makes up\n"
+	             "  --dtype f32    codec: the same as fp32, as an engine holds it that computes so: with random bits below those of bf16\n"
 	             "  --profile FILE  codec: what kvcask calibrate made, for the codecs that need it; without: made of the sample's\n"
 	             "                  first half, for its second, K being rotated by --rope-theta (default 100000; 0: it is not)\n"
 	             "  --progress     say on stderr what runs, also when that is no terminal\n"
@@ -80,7 +81,7 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 		{ "progress", no_argument, NULL, 'p' },       { "help", no_argument, NULL, 'h' },
 		{ "codec", required_argument, NULL, 'c' },    { "kv", required_argument, NULL, 'k' },
 		{ "profile", required_argument, NULL, 'P' },  { "rope-theta", required_argument, NULL, 't' },
-		{ NULL, 0, NULL, 0 },
+		{ "dtype", required_argument, NULL, 'T' },    { NULL, 0, NULL, 0 },
 	};
 	char *end;
 	int found;
@@ -116,6 +117,13 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 			}
 			options->kv[0] = optarg;
 			options->kv[1] = argv[optind++];
+			break;
+		case 'T':
+			options->f32 = strcmp(optarg, "f32") == 0;
+			if (!options->f32 && strcmp(optarg, "bf16") != 0) {
+				fprintf(stderr, "kvcask bench: --dtype: %s is neither bf16 nor f32\n", optarg);
+				return 2;
+			}
 			break;
 		case 'P':
 			options->profile = optarg;
