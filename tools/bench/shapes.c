@@ -70,6 +70,8 @@ kvc_status_t bench_engine_init(struct bench_engine *engine, const struct bench_s
 		return KVC_NO_MEMORY;
 	}
 	engine->memory = memory;
+	/* A fork would share it with the child until each page is written again: a fault a page in the next leg that loads into it. */
+	madvise(memory, engine->memory_bytes, MADV_DONTFORK);
 	for (uint64_t i = 0; i < engine->memory_bytes / 8; i++)
 		((uint64_t *)memory)[i] = bench_random(&random);
 	for (uint32_t i = 0; i < engine->page_count; i++) {
