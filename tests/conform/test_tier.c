@@ -401,13 +401,14 @@ static void test_tier__registered_memory__works_like_any_other(void **state)
 	assert_true(status == KVC_OK || status == KVC_UNSUPPORTED);
 	for (uint64_t i = 0; i < 50; i++) {
 		uint8_t *at = slab + i % 4 * (1 << 20);
+		uint32_t pages = i % 3 == 0 ? 200 : 20; /* long ones and short ones may go different ways */
 
-		rig_record(at, i, 20, &entry);
+		rig_record(at, i, pages, &entry);
 		assert_int_equal(rig_write(rig, at, &entry), KVC_OK);
-		memset(at, 0, 20 * 4096);
+		memset(at, 0, pages * 4096);
 		assert_int_equal(rig_read(rig, at, &entry, 0), keeps(rig) ? KVC_OK : KVC_MISS);
 		if (keeps(rig))
-			assert_true(rig_record_is(at, i, 20));
+			assert_true(rig_record_is(at, i, pages));
 	}
 	kvci_tier_unregister_memory(rig->tier, slab, 4 << 20);
 	kvci_free(slab);

@@ -29,6 +29,9 @@ struct kvci_disk_task {
 	void (*complete)(struct kvci_disk_task *task);
 	struct kvci_disk_task *next;
 	int32_t region;        /* registered buffer in use, -1: none */
+	/* A write whose two parts are under way as two transfers: how many of them, and where the second one goes. */
+	uint32_t halves;
+	uint64_t second_offset_bytes;
 };
 
 struct kvci_disk_io; /* each engine's struct begins with this */

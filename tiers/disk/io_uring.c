@@ -5,8 +5,10 @@
  * wakes the thread for new tasks.
  *
  * Registered memory is cut into regions of at most URING_REGION_BYTES, one kernel slot each. Pinning them takes the kernel tens of
- * milliseconds, so a worker does it; a transfer uses a region only when it lies in it whole and the kernel has taken it. Writes
- * come in two parts (header copy, rest) and vectored fixed writes are too new to count on, so only reads gain.
+ * milliseconds, so a worker does it; a transfer uses a region only when it lies in it whole and the kernel has taken it. A write
+ * comes in two parts, the copy of the header and the rest: where the rest is long and lies in a region, they go as two transfers, since looking up
+ * the pages of the rest would cost far more than the small one does. Nothing depends on their order: what a kill leaves of a record does
+ * not pass its checks.
  */
 #include "tiers/disk/disk_io.h"
 
@@ -26,7 +28,11 @@ enum {
 	URING_REGIONS_MAX = 1024,
 	URING_REGION_BYTES = 256 << 20,
 	URING_PART_BYTES_MAX = 1 << 30, /* a single transfer's length is an int in the kernel */
+	URING_HALVES_BYTES_MIN = 512 << 10,
 };
+
+/* In a transfer's user data, beside the task: it is the second half. */
+#define URING_SECOND UINT64_C(1)
 
 enum uring_region_state { URING_REGION_IDLE, URING_REGION_PINNING, URING_REGION_READY, URING_REGION_DYING };
 
@@ -89,25 +95,66 @@ static int32_t uring_region_of(struct io_uring_engine *engine, const struct iove
 	return -1;
 }
 
+static unsigned uring_length(const struct iovec *part)
+{
+	return (unsigned)(part->iov_len < URING_PART_BYTES_MAX ? part->iov_len : URING_PART_BYTES_MAX);
+}
+
+/* Never NULL: the ring is larger than all that can be under way. */
+static struct io_uring_sqe *uring_sqe(struct io_uring_engine *engine)
+{
+	engine->in_flight++;
+	return io_uring_get_sqe(&engine->ring);
+}
+
+static void uring_prepare_half(struct io_uring_engine *engine, struct kvci_disk_task *task, bool second)
+{
+	struct io_uring_sqe *sqe = uring_sqe(engine);
+	struct iovec *part = &task->parts[second];
+	uint64_t offset_bytes = second ? task->second_offset_bytes : task->offset_bytes;
+
+	if (second && task->region >= 0)
+		io_uring_prep_write_fixed(sqe, task->fd, part->iov_base, uring_length(part), offset_bytes, task->region);
+	else
+		io_uring_prep_write(sqe, task->fd, part->iov_base, uring_length(part), offset_bytes);
+	sqe->user_data = (uint64_t)(uintptr_t)task | (second ? URING_SECOND : 0);
+}
+
+/* A write that gains from it goes in halves. */
+static bool uring_halve(struct io_uring_engine *engine, struct kvci_disk_task *task)
+{
+	if (!task->write || task->part_count != 2 || task->parts[1].iov_len < URING_HALVES_BYTES_MIN)
+		return false;
+	task->region = uring_region_of(engine, &task->parts[1]);
+	if (task->region < 0)
+		return false;
+	task->second_offset_bytes = task->offset_bytes + task->parts[0].iov_len;
+	task->halves = 2;
+	uring_prepare_half(engine, task, false);
+	uring_prepare_half(engine, task, true);
+	return true;
+}
+
 static void uring_prepare(struct io_uring_engine *engine, struct kvci_disk_task *task, bool plain)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&engine->ring); /* never NULL: the ring is larger than the depth */
 	struct iovec *part = &task->parts[0];
-	unsigned length = (unsigned)(part->iov_len < URING_PART_BYTES_MAX ? part->iov_len : URING_PART_BYTES_MAX);
+	struct io_uring_sqe *sqe;
 
+	if (uring_halve(engine, task))
+		return;
+	sqe = uring_sqe(engine);
 	task->region = !plain && !task->write && task->part_count == 1 ? uring_region_of(engine, part) : -1;
 	if (task->region >= 0)
-		io_uring_prep_read_fixed(sqe, task->fd, part->iov_base, length, task->offset_bytes, task->region);
+		io_uring_prep_read_fixed(sqe, task->fd, part->iov_base, uring_length(part), task->offset_bytes, task->region);
 	else if (task->part_count == 1 && task->write)
-		io_uring_prep_write(sqe, task->fd, part->iov_base, length, task->offset_bytes);
+		io_uring_prep_write(sqe, task->fd, part->iov_base, uring_length(part), task->offset_bytes);
 	else if (task->part_count == 1)
-		io_uring_prep_read(sqe, task->fd, part->iov_base, length, task->offset_bytes);
+		io_uring_prep_read(sqe, task->fd, part->iov_base, uring_length(part), task->offset_bytes);
 	else if (task->write)
 		io_uring_prep_writev(sqe, task->fd, task->parts, task->part_count, task->offset_bytes);
 	else
 		io_uring_prep_readv(sqe, task->fd, task->parts, task->part_count, task->offset_bytes);
-	io_uring_sqe_set_data(sqe, task);
-	engine->in_flight++;
+	sqe->user_data = (uint64_t)(uintptr_t)task;
 }
 
 static void uring_finish(struct io_uring_engine *engine, struct kvci_disk_task *task)
@@ -118,9 +165,44 @@ static void uring_finish(struct io_uring_engine *engine, struct kvci_disk_task *
 	task->complete(task);
 }
 
-static void uring_completed(struct io_uring_engine *engine, struct kvci_disk_task *task, int result)
+/* True: the half is over, moved or failed. */
+static bool uring_half_moved(struct kvci_disk_task *task, bool second, int result)
 {
+	struct iovec *part = &task->parts[second];
+
+	if (result == -EINTR || result == -EAGAIN)
+		return false;
+	if (result == -EFAULT && second && task->region >= 0) {
+		task->region = -1; /* the kernel does not know the region: once more without */
+		return false;
+	}
+	if (result <= 0) {
+		task->error = result < 0 ? (uint32_t)-result : EIO;
+		return true;
+	}
+	part->iov_base = (char *)part->iov_base + result;
+	part->iov_len -= (size_t)result;
+	*(second ? &task->second_offset_bytes : &task->offset_bytes) += (uint64_t)result;
+	return part->iov_len == 0;
+}
+
+static void uring_half_completed(struct io_uring_engine *engine, struct kvci_disk_task *task, bool second, int result)
+{
+	if (!uring_half_moved(task, second, result))
+		uring_prepare_half(engine, task, second);
+	else if (--task->halves == 0)
+		uring_finish(engine, task);
+}
+
+static void uring_completed(struct io_uring_engine *engine, uint64_t user_data, int result)
+{
+	struct kvci_disk_task *task = (struct kvci_disk_task *)(uintptr_t)(user_data & ~URING_SECOND);
+
 	engine->in_flight--;
+	if (task->halves != 0) {
+		uring_half_completed(engine, task, (user_data & URING_SECOND) != 0, result);
+		return;
+	}
 	if (result == -EINTR || result == -EAGAIN) {
 		uring_prepare(engine, task, false);
 	} else if (result == -EFAULT && task->region >= 0) {
@@ -148,7 +230,7 @@ static bool uring_fill(struct io_uring_engine *engine)
 		struct io_uring_sqe *sqe = io_uring_get_sqe(&engine->ring);
 
 		io_uring_prep_read(sqe, engine->wake_fd, &engine->wake_value, sizeof(engine->wake_value), 0);
-		io_uring_sqe_set_data(sqe, NULL);
+		sqe->user_data = 0;
 		engine->wake_armed = true;
 	}
 	pthread_mutex_lock(&engine->queue.lock);
@@ -174,14 +256,14 @@ static void *uring_main(void *context)
 		if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
 			KVCI_LOG_LIMITED(KVCI_LOG_ERROR, "disk", "io_uring: %s", strerror(-result));
 		while (io_uring_peek_cqe(&engine->ring, &cqe) == 0) {
-			struct kvci_disk_task *task = io_uring_cqe_get_data(cqe);
+			uint64_t user_data = cqe->user_data;
 			int moved = cqe->res;
 
 			io_uring_cqe_seen(&engine->ring, cqe);
-			if (task == NULL)
+			if (user_data == 0)
 				engine->wake_armed = false;
 			else
-				uring_completed(engine, task, moved);
+				uring_completed(engine, user_data, moved);
 		}
 	}
 	return NULL;
@@ -361,7 +443,8 @@ static const struct kvci_disk_io_ops io_uring_ops = {
 /* The kernel may know io_uring and still not these operations. */
 static bool uring_probe(struct io_uring *ring)
 {
-	static const int wanted[] = {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ_FIXED};
+	static const int wanted[] = {IORING_OP_READ,   IORING_OP_WRITE,      IORING_OP_READV,
+	                             IORING_OP_WRITEV, IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED};
 	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
 	bool whole = probe != NULL;
 
@@ -379,8 +462,8 @@ static kvc_status_t uring_start(struct io_uring_engine *engine)
 	engine->wake_fd = eventfd(0, EFD_CLOEXEC);
 	if (engine->wake_fd < 0)
 		return kvc_status_from_errno(errno);
-	/* Room for all of the depth and the wake, also when each comes back to be prepared again. */
-	result = io_uring_queue_init(2 * (engine->queue.depth + 1), &engine->ring, 0);
+	/* Room for all of the depth, in halves, and the wake, also when each comes back to be prepared again. */
+	result = io_uring_queue_init(2 * (2 * engine->queue.depth + 1), &engine->ring, 0);
 	if (result < 0)
 		return KVC_UNSUPPORTED;
 	engine->ring_ready = true;
