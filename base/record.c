@@ -32,7 +32,10 @@ RECORD_AT(kvci_record_header, position_tokens, 128);
 RECORD_AT(kvci_record_header, token_count, 136);
 RECORD_AT(kvci_record_header, reserved0, 140);
 RECORD_AT(kvci_record_header, profile_id, 144);
-RECORD_AT(kvci_record_header, reserved1, 152);
+RECORD_AT(kvci_record_header, scores_offset_64, 152);
+RECORD_AT(kvci_record_header, scores_bytes, 156);
+RECORD_AT(kvci_record_header, scores_checksum, 160);
+RECORD_AT(kvci_record_header, reserved1, 168);
 RECORD_AT(kvci_record_header, header_checksum, 184);
 RECORD_AT(kvci_record_header, place_seal, 192);
 RECORD_AT(kvci_record_header, reserved2, 200);
@@ -46,7 +49,7 @@ RECORD_AT(kvci_section_entry, codec_v, 30);
 #undef RECORD_AT
 
 enum {
-	RECORD_FLAGS_KNOWN = KVCI_RECORD_LOSSY | KVCI_RECORD_CHUNK_KEY | KVCI_RECORD_TOMBSTONE,
+	RECORD_FLAGS_KNOWN = KVCI_RECORD_LOSSY | KVCI_RECORD_CHUNK_KEY | KVCI_RECORD_TOMBSTONE | KVCI_RECORD_SCORES,
 	RECORD_SECTIONS_MAX = KVC_FORM_LAYERS_MAX,
 };
 _Static_assert(KVCI_RECORD_HEAD_BYTES_MAX >= sizeof(struct kvci_record_header) +
@@ -93,6 +96,12 @@ uint64_t kvci_record_checksum(const void *record)
 	header.record_bytes = 0;
 	header.profile_id = 0;
 	header.flags &= (uint16_t)~KVCI_RECORD_LOSSY;
+	if (header.version == KVCI_RECORD_VERSION_SCORES && (header.flags & KVCI_RECORD_SCORES) != 0) {
+		header.version = KVCI_RECORD_VERSION;
+		header.flags &= (uint16_t)~KVCI_RECORD_SCORES;
+		header.scores_offset_64 = header.scores_bytes = 0;
+		header.scores_checksum = 0;
+	}
 	kvci_copy_begin(&state, 0);
 	kvci_copy_run(&state, NULL, &header, KVCI_RECORD_SEALED_BYTES, KVCI_COPY_CACHED);
 	for (uint32_t i = 0; i < section_count; i++) {
@@ -110,7 +119,7 @@ uint64_t kvci_record_checksum(const void *record)
 bool kvci_record_is_image(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
                           const struct kvc_form_sizes *sizes)
 {
-	if (header->record_bytes != sizes->record_bytes)
+	if (header->record_bytes != sizes->record_bytes || header->version != KVCI_RECORD_VERSION)
 		return false;
 	for (uint32_t i = 0; i < header->section_count; i++)
 		if (sections[i].codec_k != 0 || sections[i].codec_v != 0 || sections[i].raw_bytes != sizes->section_bytes ||
@@ -163,8 +172,8 @@ static bool record_header_sane(const struct kvci_record_header *header, size_t a
 	static const uint8_t zeros[sizeof(header->reserved1)];
 	uint64_t table_end_bytes;
 
-	if (header->magic != KVCI_RECORD_MAGIC || header->version != KVCI_RECORD_VERSION ||
-	    (header->flags & ~RECORD_FLAGS_KNOWN) != 0)
+	if (header->magic != KVCI_RECORD_MAGIC || (header->flags & ~RECORD_FLAGS_KNOWN) != 0 ||
+	    header->version != ((header->flags & KVCI_RECORD_SCORES) != 0 ? KVCI_RECORD_VERSION_SCORES : KVCI_RECORD_VERSION))
 		return false;
 	if (header->section_count == 0 || header->section_count > RECORD_SECTIONS_MAX)
 		return false;
@@ -179,7 +188,17 @@ static bool record_header_sane(const struct kvci_record_header *header, size_t a
 	return header->reserved0 == 0 && memcmp(header->reserved1, zeros, sizeof(zeros)) == 0;
 }
 
-/* Sections lie in order, apart, behind the table and inside the record; raw ones are as long as they say. */
+/* None; or some, between the sections' end and the record's. */
+static bool record_scores_sane(const struct kvci_record_header *header, uint64_t end_bytes)
+{
+	uint64_t start_bytes = (uint64_t)header->scores_offset_64 * KVCI_SECTION_ALIGN_BYTES;
+
+	if ((header->flags & KVCI_RECORD_SCORES) == 0)
+		return header->scores_offset_64 == 0 && header->scores_bytes == 0 && header->scores_checksum == 0;
+	return header->scores_bytes != 0 && start_bytes >= end_bytes && start_bytes + header->scores_bytes <= header->record_bytes;
+}
+
+/* Sections lie in order, apart, behind the table and inside the record, scores behind them; raw ones are as long as they say. */
 static bool record_sections_sane(const struct kvci_record_header *header, const struct kvci_section_entry *sections)
 {
 	uint64_t raw_bytes = 0;
@@ -200,7 +219,7 @@ static bool record_sections_sane(const struct kvci_record_header *header, const 
 		if (end_bytes > header->record_bytes)
 			return false;
 	}
-	return raw_bytes <= KVC_BLOCK_BYTES_MAX;
+	return raw_bytes <= KVC_BLOCK_BYTES_MAX && record_scores_sane(header, end_bytes);
 }
 
 kvc_status_t kvci_record_parse(const void *record, size_t available_bytes, const struct kvci_record_header **ret_header,
@@ -226,15 +245,47 @@ kvc_status_t kvci_record_is(const struct kvci_record_header *header, const struc
 	return header->epoch == epoch ? KVC_OK : KVC_STALE_EPOCH;
 }
 
-kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
-                                const struct kvci_section_entry *sections, uint32_t *ret_section)
+static uint64_t record_seed(const struct kvci_record_header *header)
 {
 	struct kvci_block_id id = {.group = header->group, .shard_index = header->shard_index};
-	uint64_t seed;
 
 	memcpy(id.space, header->space, sizeof(id.space));
 	memcpy(id.hash, header->hash, sizeof(id.hash));
-	seed = kvci_block_seed(&id);
+	return kvci_block_seed(&id);
+}
+
+const uint8_t *kvci_record_scores(const void *record, const struct kvci_record_header *header, uint32_t *ret_bytes)
+{
+	const uint8_t *scores = (const uint8_t *)record + (uint64_t)header->scores_offset_64 * KVCI_SECTION_ALIGN_BYTES;
+
+	if ((header->flags & KVCI_RECORD_SCORES) == 0 ||
+	    kvci_checksum(scores, header->scores_bytes, kvci_section_seed(record_seed(header), header->section_count)) != header->scores_checksum)
+		return NULL;
+	*ret_bytes = header->scores_bytes;
+	return scores;
+}
+
+void kvci_record_put_scores(void *record, const uint8_t *scores, uint32_t scores_bytes, uint64_t *end_bytes)
+{
+	struct kvci_record_header *header = record;
+	uint64_t at = (*end_bytes + KVCI_SECTION_ALIGN_BYTES - 1) / KVCI_SECTION_ALIGN_BYTES * KVCI_SECTION_ALIGN_BYTES;
+
+	memset((uint8_t *)record + *end_bytes, 0, at - *end_bytes);
+	memcpy((uint8_t *)record + at, scores, scores_bytes);
+	header->version = KVCI_RECORD_VERSION_SCORES;
+	header->flags |= KVCI_RECORD_SCORES;
+	header->scores_offset_64 = (uint32_t)(at / KVCI_SECTION_ALIGN_BYTES);
+	header->scores_bytes = scores_bytes;
+	header->scores_checksum = kvci_checksum(scores, scores_bytes, kvci_section_seed(record_seed(header), header->section_count));
+	*end_bytes = at + scores_bytes;
+}
+
+kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
+                                const struct kvci_section_entry *sections, uint32_t *ret_section)
+{
+	uint64_t seed = record_seed(header);
+	uint32_t scores_bytes;
+
 	for (uint32_t i = 0; i < header->section_count; i++) {
 		const uint8_t *stored = (const uint8_t *)record + (uint64_t)sections[i].offset_64 * KVCI_SECTION_ALIGN_BYTES;
 
@@ -244,6 +295,11 @@ kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_hea
 				*ret_section = i;
 			return KVC_CORRUPT;
 		}
+	}
+	if ((header->flags & KVCI_RECORD_SCORES) != 0 && kvci_record_scores(record, header, &scores_bytes) == NULL) {
+		if (ret_section != NULL)
+			*ret_section = header->section_count;
+		return KVC_CORRUPT;
 	}
 	return KVC_OK;
 }

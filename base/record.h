@@ -7,6 +7,7 @@
  *   offset 0     struct kvci_record_header (256 bytes)
  *   offset 256   struct kvci_section_entry[section_count] (32 bytes each)
  *   then         sections, each at a 64-byte step
+ *   then         with KVCI_RECORD_SCORES: retention scores, at a 64-byte step
  *   then         zero or stale bytes up to a multiple of 4 KiB (never read)
  *
  * All integers little-endian. What is bound to what:
@@ -14,7 +15,7 @@
  *     that a section of another record never passes.
  *   - stored_checksum: XXH3-64 of its stored bytes with the same seed; equals raw_checksum for the raw codec.
  *   - record_checksum, the content seal: XXH3-64 (seed 0) of what the record holds, however it is packed: the header's first
- *     KVCI_RECORD_SEALED_BYTES bytes with record_bytes, profile_id and KVCI_RECORD_LOSSY taken as 0, and of each section raw_checksum and
+ *     KVCI_RECORD_SEALED_BYTES bytes with record_bytes, profile_id, KVCI_RECORD_LOSSY and what belongs to scores taken as without them, and of each section raw_checksum and
  *     raw_bytes. A coded record has that of the raw record it was made of. The index that leads to the record (memory or disk) holds a
  *     copy of its own, so that a record which its owner rewrote after commit, or an older record at the same place, is a miss. It does
  *     not cover where sections lie: who takes offsets from a table that others can write checks them against the form
@@ -39,6 +40,7 @@
 
 enum {
 	KVCI_RECORD_VERSION = 2,
+	KVCI_RECORD_VERSION_SCORES = 3, /* of records with scores, and of no others */
 	KVCI_RECORD_ALIGN_BYTES = 4096,
 	KVCI_SECTION_ALIGN_BYTES = 64,
 	KVCI_RECORD_SEALED_BYTES = 184, /* header bytes that checksums cover */
@@ -54,6 +56,7 @@ enum {
 	KVCI_RECORD_LOSSY = 1 << 0,      /* some section's codec loses bits */
 	KVCI_RECORD_CHUNK_KEY = 1 << 1,  /* the hash is of the chunk's tokens alone (blending), not chained */
 	KVCI_RECORD_TOMBSTONE = 1 << 2,  /* the block was dropped by a user; only the length still counts */
+	KVCI_RECORD_SCORES = 1 << 3,     /* coded records only: has retention scores; version 3 */
 };
 
 struct kvci_record_header {
@@ -74,7 +77,10 @@ struct kvci_record_header {
 	uint32_t token_count;
 	uint32_t reserved0;
 	uint64_t profile_id;                    /* model profile that a codec needs; 0: none */
-	uint8_t reserved1[32];
+	uint32_t scores_offset_64;              /* retention scores from the record's start, in 64-byte steps; 0: none */
+	uint32_t scores_bytes;                  /* a byte a token and head */
+	uint64_t scores_checksum;               /* XXH3-64 of them, with the seed that a section behind the last would have */
+	uint8_t reserved1[16];
 	uint64_t header_checksum;               /* not sealed: offset 184 */
 	uint64_t place_seal;
 	uint8_t reserved2[56];
@@ -140,11 +146,17 @@ bool kvci_record_is_image(const struct kvci_record_header *header, const struct 
 kvc_status_t kvci_record_parse(const void *record, size_t available_bytes, const struct kvci_record_header **ret_header,
                                const struct kvci_section_entry **ret_sections);
 
+/* The retention scores of a whole parsed record; NULL: it has none, or they are damaged. */
+const uint8_t *kvci_record_scores(const void *record, const struct kvci_record_header *header, uint32_t *ret_bytes);
+/* Puts scores behind the sections of a coded record that ends at *end_bytes, moves that, and says so in the header, whose checksum is then to be made
+ * anew. The record has room. */
+void kvci_record_put_scores(void *record, const uint8_t *scores, uint32_t scores_bytes, uint64_t *end_bytes);
+
 /* OK when the parsed record is the one named by id and epoch, MISS (also for a tombstone) or STALE_EPOCH otherwise. */
 kvc_status_t kvci_record_is(const struct kvci_record_header *header, const struct kvci_block_id *id, uint64_t epoch);
 
 /* Checks all stored_checksums of a whole parsed record (record_bytes of it can be read). CORRUPT at the first that fails; *ret_section (may be NULL)
- * is its index. */
+ * is its index (section_count: the scores). */
 kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
                                 const struct kvci_section_entry *sections, uint32_t *ret_section);
 

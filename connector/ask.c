@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "connector/internal.h"
 
-enum { ASK_REPLY_ALIGN = 64, ASK_JSON_BYTES_MAX = 1 << 30 };
+enum { ASK_REPLY_ALIGN = 64, ASK_JSON_BYTES_MAX = 1 << 30, ASK_SCORES_BYTES = 1 << 20 };
 
 struct ask_op {
 	struct kvc_op op;
@@ -146,6 +147,35 @@ kvc_status_t kvc_exists(struct kvc_space *space, const uint8_t (*hashes)[KVC_HAS
 	status = ask_and_wait(space->client, space, &ask, timeout_ns, NULL, NULL);
 	for (uint32_t i = 0; status == KVC_OK && i < count; i++)
 		out[i] = out[i] != 0;
+	return status;
+}
+
+kvc_status_t kvc_set_scores(struct kvc_space *space, const uint8_t (*hashes)[KVC_HASH_BYTES], uint32_t count, const uint8_t *scores,
+                            uint64_t timeout_ns)
+{
+	uint64_t until_ns = op_until(timeout_ns);
+	kvc_status_t status = ask_check_hashes(space, hashes, count);
+	size_t bytes;
+	uint32_t most;
+
+	if (status != KVC_OK || count == 0)
+		return status;
+	if (scores == NULL)
+		return client_fail(KVC_INVALID, "scores is NULL");
+	bytes = (size_t)space->form.block_tokens * space->form.kv_heads;
+	most = (uint32_t)(ASK_SCORES_BYTES / (KVC_HASH_BYTES + bytes)) + 1;
+	if (KVC_HASH_BYTES + bytes > KVCI_WINDOW_BYTES / 4)
+		return client_fail(KVC_TOO_BIG, "scores of %zu bytes a block", bytes);
+	for (uint32_t done = 0, some; done < count && status == KVC_OK; done += some) {
+		uint64_t now_ns = kvci_clock_ns();
+		struct ask ask = {.type = KVCI_MESSAGE_SCORES, .a = bytes, .arrays = {hashes + done, scores + done * bytes}};
+
+		some = count - done < most ? count - done : most;
+		ask.count = some;
+		ask.array_bytes[0] = (size_t)some * KVC_HASH_BYTES;
+		ask.array_bytes[1] = some * bytes;
+		status = ask_and_wait(space->client, space, &ask, until_ns > now_ns ? until_ns - now_ns : 0, NULL, NULL);
+	}
 	return status;
 }
 

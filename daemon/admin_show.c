@@ -115,6 +115,8 @@ static json_t *show_header(const struct kvci_record_header *header)
 	admin_set_uint(object, "position_tokens", header->position_tokens);
 	admin_set_uint(object, "token_count", header->token_count);
 	admin_set_bool(object, "lossy", (header->flags & KVCI_RECORD_LOSSY) != 0);
+	if (header->scores_bytes != 0)
+		admin_set_uint(object, "scores_bytes", header->scores_bytes);
 	if (header->profile_id != 0) {
 		char profile[20];
 

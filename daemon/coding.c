@@ -16,14 +16,16 @@
 #include "base/log.h"
 #include "codec/kl_table.h"
 #include "codec/profile.h"
+#include "daemon/scores.h"
 
-enum { CODING_PROFILE_BYTES_MAX = 1 << 30, CODING_PROFILES_MAX = 1024 };
+enum { CODING_PROFILE_BYTES_MAX = 1 << 30, CODING_PROFILES_MAX = 1024, CODING_SCORES_BYTES_MAX = 64 << 20 };
 
 struct kvci_coding {
 	struct kvci_core *core;
 	char *folder; /* NULL: memory only */
 	struct kvc_profile **profiles;
 	uint32_t profile_count;
+	struct kvci_scores *scores; /* NULL until some come */
 	bool forced;
 	struct kvc_tier_entry forced_entry;
 	struct kvci_coded_target forced_target;
@@ -255,7 +257,28 @@ kvc_status_t kvci_coding_load_profiles(struct kvci_coding *coding, uint32_t *ret
 	return status == KVC_NO_MEMORY ? status : KVC_OK;
 }
 
+/* ---- scores ---- */
+
+kvc_status_t kvci_coding_put_scores(struct kvci_coding *coding, const struct kvci_block_id *id, const struct kvc_form *form,
+                                    const void *scores, uint64_t scores_bytes)
+{
+	kvc_status_t status = KVC_OK;
+
+	if (scores_bytes != (uint64_t)form->block_tokens * form->kv_heads)
+		return KVC_INVALID;
+	if (coding->scores == NULL)
+		status = kvci_scores_create(CODING_SCORES_BYTES_MAX, &coding->scores);
+	return status == KVC_OK ? kvci_scores_put(coding->scores, id, scores, (uint32_t)scores_bytes) : status;
+}
+
 /* ---- what the tier asks ---- */
+
+/* Unless they came with the record itself. */
+static void coding_find_scores(const struct kvci_coding *coding, const struct kvc_tier_entry *entry, struct kvci_coded_target *target)
+{
+	if (target->scores == NULL && coding->scores != NULL)
+		target->scores = kvci_scores_find(coding->scores, entry, target->form.block_tokens * target->form.kv_heads);
+}
 
 static void coding_describe(void *context, const struct kvc_tier_entry *entry, bool write, struct kvci_coded_target *ret_target)
 {
@@ -274,11 +297,13 @@ static void coding_describe(void *context, const struct kvc_tier_entry *entry, b
 	    memcmp(coding->forced_entry.space, entry->space, sizeof(entry->space)) == 0) {
 		*ret_target = coding->forced_target;
 		ret_target->form = *form;
+		coding_find_scores(coding, entry, ret_target);
 		return;
 	}
 	ret_target->form = *form;
 	if (!write)
 		return;
+	coding_find_scores(coding, entry, ret_target);
 	kvci_coding_choose(coding, fields, form, ret_target);
 	kvci_cache_totals(core->cache, &totals);
 	ret_target->hurry = totals.write_queue_bytes > core->sizes.write_queue_bytes / 2;
@@ -336,6 +361,7 @@ void kvci_coding_destroy(struct kvci_coding *coding)
 		return;
 	for (uint32_t i = 0; i < coding->profile_count; i++)
 		kvci_profile_free(coding->profiles[i]);
+	kvci_scores_destroy(coding->scores);
 	kvci_free(coding->profiles);
 	kvci_free(coding->folder);
 	kvci_free(coding);

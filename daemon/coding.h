@@ -36,6 +36,10 @@ const struct kvc_profile *kvci_coding_profile_for(const struct kvci_coding *codi
 bool kvci_coding_allows(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
                         const struct kvci_coded_target *target, bool again);
 
+/* Retention scores of a block that is stored, or about to be: records of it are packed by them. INVALID: not a byte for each token and head of the form. */
+kvc_status_t kvci_coding_put_scores(struct kvci_coding *coding, const struct kvci_block_id *id, const struct kvc_form *form,
+                                    const void *scores, uint64_t scores_bytes);
+
 /* Records of this key are written with `target` until it is lifted (NULL). */
 void kvci_coding_force(struct kvci_coding *coding, const struct kvc_tier_entry *entry, const struct kvci_coded_target *target);
 

@@ -26,6 +26,7 @@ struct kvci_recode {
 	struct kvc_tier_request request;
 	struct kvci_block_info block; /* at work on */
 	struct kvci_coded_target target;
+	uint8_t *scores; /* of the record, or NULL; target leads here */
 	void *buffer;
 	uint64_t buffer_bytes;
 	struct kvci_timer timer;
@@ -38,6 +39,8 @@ static void recode_end(struct kvci_recode *recode, bool complete)
 	recode->figures.end_ns = kvci_clock_ns();
 	kvci_coding_force(recode->core->coding, NULL, NULL);
 	kvci_loop_timer_disarm(recode->core->loop, &recode->timer);
+	kvci_free(recode->scores);
+	recode->scores = NULL;
 	kvci_free(recode->buffer);
 	recode->buffer = NULL;
 	recode->buffer_bytes = 0;
@@ -148,6 +151,23 @@ static void recode_unpacked(struct kvc_tier_request *request, kvc_status_t statu
 	recode_submit(recode, recode_written);
 }
 
+/* The record's scores go on with it. None, should they be damaged or of another length. */
+static void recode_take_scores(struct kvci_recode *recode, const struct kvci_record_header *header)
+{
+	const struct kvc_form *form = kvci_cache_binding_form(recode->core->cache, recode->block.binding);
+	uint32_t bytes = 0;
+	const uint8_t *scores = kvci_record_scores(recode->buffer, header, &bytes);
+
+	kvci_free(recode->scores);
+	recode->scores = NULL;
+	if (scores == NULL || form == NULL || bytes != form->block_tokens * form->kv_heads)
+		return;
+	recode->scores = kvci_alloc(bytes);
+	if (recode->scores != NULL)
+		memcpy(recode->scores, scores, bytes);
+	recode->target.scores = recode->scores;
+}
+
 /* The record as it is stored is in the buffer. */
 static void recode_looked(struct kvc_tier_request *request, kvc_status_t status)
 {
@@ -164,6 +184,7 @@ static void recode_looked(struct kvc_tier_request *request, kvc_status_t status)
 	} else if (recode->block.place.length_4k == recode->request.entry.raw_length_4k) {
 		recode_unpacked(request, KVC_OK); /* raw: that is it */
 	} else {
+		recode_take_scores(recode, header);
 		recode->request.flags = 0;
 		recode_submit(recode, recode_unpacked);
 	}
@@ -288,6 +309,7 @@ void kvci_recode_free(struct kvci_core *core)
 {
 	if (core->recode == NULL)
 		return;
+	kvci_free(core->recode->scores);
 	kvci_free(core->recode->buffer);
 	kvci_free(core->recode);
 	core->recode = NULL;

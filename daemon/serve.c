@@ -412,6 +412,7 @@ static const serve_handler_fn serve_handlers[] = {
 	[KVCI_MESSAGE_FLUSH] = serve_flush,
 	[KVCI_MESSAGE_ADMIN] = serve_admin,
 	[KVCI_MESSAGE_PING] = serve_ping,
+	[KVCI_MESSAGE_SCORES] = serve_scores,
 };
 
 bool kvci_conn_handle(struct kvci_conn *conn, const struct kvci_message *message)

@@ -15,6 +15,7 @@ enum {
 	SERVE_MATCH_STEP = 1024,
 	SERVE_RESERVE_STEP = 32,
 	SERVE_COMMIT_STEP = 16,
+	SERVE_SCORES_STEP = 32,
 	SERVE_LOAD_STEP = 512,
 	SERVE_STEP_NS = 80 * 1000,    /* short steps are taken together, until so long has passed */
 	SERVE_COPY_STEP_BYTES = 64 << 10, /* of an array: its pages may all be new on both sides */
@@ -116,6 +117,7 @@ bool serve_slab_mapped(struct kvci_conn *conn, const struct kvci_message *messag
 bool serve_slab_get(struct kvci_conn *conn, const struct kvci_message *message);
 bool serve_commit(struct kvci_conn *conn, const struct kvci_message *message);
 bool serve_abort(struct kvci_conn *conn, const struct kvci_message *message);
+bool serve_scores(struct kvci_conn *conn, const struct kvci_message *message);
 bool serve_epoch_raise(struct kvci_conn *conn, const struct kvci_message *message);
 bool serve_drop(struct kvci_conn *conn, const struct kvci_message *message);
 bool serve_flush(struct kvci_conn *conn, const struct kvci_message *message);

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "daemon/coding.h"
 
 /* ---- RESERVE ---- */
 
@@ -227,5 +228,48 @@ bool serve_commit(struct kvci_conn *conn, const struct kvci_message *message)
 bool serve_abort(struct kvci_conn *conn, const struct kvci_message *message)
 {
 	serve_answer(conn, message, kvci_cache_abort(conn->core->cache, conn->client, message->a));
+	return true;
+}
+
+/* ---- SCORES ---- */
+
+static bool store_scores_step(struct kvci_conn *conn)
+{
+	struct serve_work *work = &conn->work;
+	const struct kvci_core *core = conn->core;
+	const struct kvc_form *form = kvci_cache_binding_form(core->cache, work->message.binding);
+	uint32_t until = work->done + SERVE_SCORES_STEP;
+	uint64_t scores_at = (uint64_t)work->message.count * KVCI_HASH_BYTES, bytes = work->message.a;
+	struct kvci_space_info info;
+	kvc_status_t status = form == NULL ? KVC_INVALID
+	                                   : kvci_cache_space_info(core->cache, kvci_cache_binding_space(core->cache, work->message.binding), &info);
+
+	for (; status == KVC_OK && work->done < work->message.count && work->done < until; work->done++) {
+		struct kvci_block_id id = {.group = form->group, .shard_index = form->shard_index};
+
+		memcpy(id.space, info.fingerprint, sizeof(id.space));
+		memcpy(id.hash, work->array + (uint64_t)work->done * KVCI_HASH_BYTES, sizeof(id.hash));
+		status = kvci_coding_put_scores(core->coding, &id, form, work->array + scores_at + work->done * bytes, bytes);
+	}
+	if (status == KVC_OK && work->done < work->message.count)
+		return false;
+	serve_answer(conn, &work->message, status);
+	return true;
+}
+
+bool serve_scores(struct kvci_conn *conn, const struct kvci_message *message)
+{
+	kvc_status_t status = KVC_OK;
+
+	if (message->count == 0 || message->count > KVCI_PROTO_BLOCKS_MAX || message->a == 0 || message->a > KVCI_WINDOW_BYTES ||
+	    !serve_bound(conn, message->binding))
+		status = KVC_INVALID;
+	if (status == KVC_OK)
+		status = serve_copy_array_in_steps(conn, message, message->count * (KVCI_HASH_BYTES + message->a));
+	if (status != KVC_OK) {
+		serve_answer(conn, message, status);
+		return true;
+	}
+	serve_work_begin(conn, message, store_scores_step, NULL);
 	return true;
 }

@@ -57,7 +57,8 @@ enum {
 	X(FLUSH, 16, "<- when all committed before is durable or counted as dropped")                                                      \
 	X(ADMIN, 17, "-> text: question, array: JSON arguments or none <- fd: memfd with JSON, a: its bytes")                              \
 	X(SLAB_GONE, 18, "[event] a: slab")                                                                                                \
-	X(PING, 19, "<- a: daemon's monotonic ns")
+	X(PING, 19, "<- a: daemon's monotonic ns")                                                                                         \
+	X(SCORES, 20, "-> binding, count, a: bytes of scores a block, array: count hashes, then scores as many times. For blocks stored later or not yet on the disk")
 
 enum {
 #define KVCI_MESSAGE_ENUM(name, number, text) KVCI_MESSAGE_##name = number,

@@ -27,7 +27,7 @@
 #include "rpc/local/channel.h"
 #include "tests/fuzz/fuzz.h"
 
-enum { FUZZ_COMMANDS = 64, FUZZ_INPUTS_A_CORE = 256, FUZZ_REMEMBERED = 64, FUZZ_LAYERS_MAX = 4 };
+enum { FUZZ_COMMANDS = 64, FUZZ_INPUTS_A_CORE = 256, FUZZ_REMEMBERED = 64, FUZZ_LAYERS_MAX = 4, FUZZ_SCORES_BYTES = 32 /* of the form below */ };
 
 struct fuzz_input {
 	const uint8_t *bytes;
@@ -243,6 +243,26 @@ static void fuzz_commit(struct fuzz_world *world, uint32_t count)
 	fuzz_handle(world, &message);
 }
 
+static void fuzz_scores(struct fuzz_world *world, uint32_t first, uint32_t count, uint64_t bytes)
+{
+	struct kvci_message message;
+
+	for (uint32_t i = 0; i < count; i++) {
+		uint8_t *at = fuzz_window(world, 8192 + i * 32, 32);
+
+		if (at == NULL)
+			return;
+		fuzz_hash(at, first + i);
+	}
+	kvci_message_init(&message, KVCI_MESSAGE_SCORES, ++world->tag);
+	message.binding = world->binding;
+	message.count = count;
+	message.a = bytes;
+	message.array_offset = 8192;
+	message.array_bytes = count * (32 + bytes);
+	fuzz_handle(world, &message);
+}
+
 static void fuzz_load(struct fuzz_world *world, uint32_t count)
 {
 	struct kvci_message message;
@@ -344,6 +364,12 @@ static void fuzz_command(struct fuzz_world *world, struct fuzz_input *input)
 	case 'c':
 		fuzz_commit(world, fuzz_u8(input));
 		break;
+	case 'k': {
+		uint8_t first = fuzz_u8(input), count = fuzz_u8(input), bytes = fuzz_u8(input);
+
+		fuzz_scores(world, first, count, bytes % 2 != 0 ? bytes : FUZZ_SCORES_BYTES);
+		break;
+	}
 	case 'l':
 		fuzz_load(world, fuzz_u8(input));
 		break;

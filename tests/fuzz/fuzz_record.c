@@ -84,7 +84,7 @@ static void repair(uint8_t *record, size_t length)
 	    length < sizeof(*header) + header->section_count * sizeof(struct kvci_section_entry))
 		return;
 	header->magic = KVCI_RECORD_MAGIC;
-	header->version = KVCI_RECORD_VERSION;
+	header->version = (header->flags & KVCI_RECORD_SCORES) != 0 ? KVCI_RECORD_VERSION_SCORES : KVCI_RECORD_VERSION;
 	header->header_checksum = kvci_record_header_checksum(record);
 }
 
@@ -107,8 +107,12 @@ static void fuzz_record(const uint8_t *bytes, size_t length)
 			end = sections[i].offset_64 * UINT64_C(64) + sections[i].stored_bytes;
 			FUZZ_CHECK(end <= header->record_bytes);
 		}
+		if ((header->flags & KVCI_RECORD_SCORES) != 0) {
+			FUZZ_CHECK(header->scores_offset_64 * UINT64_C(64) >= end);
+			FUZZ_CHECK(header->scores_offset_64 * UINT64_C(64) + header->scores_bytes <= header->record_bytes);
+		}
 		if (header->record_bytes <= length && kvci_record_verify(record, header, sections, &damaged) != KVC_OK)
-			FUZZ_CHECK(damaged < header->section_count);
+			FUZZ_CHECK(damaged < header->section_count + ((header->flags & KVCI_RECORD_SCORES) != 0));
 	}
 	kvci_free(record);
 }

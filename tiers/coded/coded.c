@@ -176,6 +176,13 @@ static bool coded_wants(struct coded_tier *tier, const struct kvc_tier_request *
 	ret_pack->profile = target.profile;
 	ret_pack->profile_id = target.profile_id;
 	ret_pack->record_checksum = request->entry.record_checksum;
+	if (target.scores != NULL) {
+		size_t bytes = (size_t)target.form.block_tokens * target.form.kv_heads;
+
+		ret_pack->scores = kvci_alloc(bytes); /* none then */
+		if (ret_pack->scores != NULL)
+			memcpy(ret_pack->scores, target.scores, bytes);
+	}
 	return true;
 }
 

@@ -33,6 +33,7 @@ struct kvci_coded_target {
 	struct kvc_codec_params params;
 	const struct kvc_profile *profile; /* what the codec needs; stays until close */
 	uint64_t profile_id;
+	const uint8_t *scores; /* WRITE: retention scores, [tokens][kv_heads] of the form, copied at once; NULL: none */
 	bool hurry; /* WRITE: the queue above is long: no time for codecs */
 };
 

@@ -123,6 +123,8 @@ void coded_node_release(struct coded_node *node)
 void coded_node_put(struct coded_node *node)
 {
 	coded_node_release(node);
+	kvci_free(node->pack.scores);
+	node->pack.scores = NULL;
 	node->next = node->tier->idle;
 	node->tier->idle = node;
 }

@@ -99,6 +99,11 @@ static struct kvc_codec_part pack_part(const struct kvci_pack *pack, const struc
 
 /* ---- encode ---- */
 
+static uint32_t pack_scores_bytes(const struct kvci_pack *pack)
+{
+	return pack->scores != NULL ? pack->form.block_tokens * pack->form.kv_heads : 0;
+}
+
 size_t kvci_pack_room(const struct kvci_pack *pack)
 {
 	struct kvc_codec_part part = {.form = &pack->form, .layer_count = 1, .is_k = true, .profile = pack->profile};
@@ -117,7 +122,7 @@ size_t kvci_pack_room(const struct kvci_pack *pack)
 		if (pack->codec->span == NULL)
 			break;
 	}
-	return pack->sizes.record_bytes + most + PACK_PREFIX_BYTES + KVCI_SECTION_ALIGN_BYTES;
+	return pack->sizes.record_bytes + most + PACK_PREFIX_BYTES + KVCI_SECTION_ALIGN_BYTES + pack_scores_bytes(pack);
 }
 
 struct pack_writer {
@@ -145,6 +150,7 @@ static kvc_status_t pack_encode_part(struct pack_writer *writer, uint32_t layer,
 	kvc_status_t status;
 
 	part.params = &pack->params;
+	part.scores = pack->scores;
 	if (!pack_scratch_get(writer->scratch, gathered + pack->codec->scratch_bytes(&part, raw_bytes)))
 		return KVC_NO_MEMORY;
 	if (gathered != 0) {
@@ -331,11 +337,15 @@ kvc_status_t kvci_pack_encode(const struct kvci_pack *pack, const void *record, 
 		return KVC_OK;
 	if (status != KVC_OK)
 		return status;
-	record_bytes = pack_align(writer.at, KVCI_RECORD_ALIGN_BYTES);
-	if (record_bytes >= pack->sizes.record_bytes)
+	if (pack_align(writer.at, KVCI_RECORD_ALIGN_BYTES) >= pack->sizes.record_bytes)
 		return KVC_OK;
-	memset((uint8_t *)out + writer.at, 0, record_bytes - writer.at);
 	memcpy(made, writer.header, sizeof(*made));
+	/* Scores never are what a record is stored raw for. */
+	record_bytes = pack_align(writer.at + pack_scores_bytes(pack), KVCI_RECORD_ALIGN_BYTES);
+	if (pack->scores != NULL && record_bytes < pack->sizes.record_bytes)
+		kvci_record_put_scores(made, pack->scores, pack_scores_bytes(pack), &writer.at);
+	record_bytes = pack_align(writer.at, KVCI_RECORD_ALIGN_BYTES);
+	memset((uint8_t *)out + writer.at, 0, record_bytes - writer.at);
 	made->record_bytes = record_bytes;
 	made->place_seal = 0;
 	if (writer.lossy)
@@ -461,7 +471,7 @@ uint64_t kvci_pack_head(const struct kvci_pack *pack, const struct kvci_record_h
 	struct kvci_record_meta meta = {
 		.id = {.group = header->group, .shard_index = header->shard_index}, .epoch = header->epoch,
 		.position_tokens = header->position_tokens, .token_count = header->token_count, .shard_count = header->shard_count,
-		.flags = header->flags,
+		.flags = (uint16_t)(header->flags & ~KVCI_RECORD_SCORES),
 	};
 
 	memcpy(meta.id.space, header->space, sizeof(meta.id.space));

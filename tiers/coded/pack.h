@@ -28,6 +28,7 @@ struct kvci_pack {
 	const struct kvc_profile *profile;
 	uint64_t profile_id;
 	uint64_t record_checksum; /* encode: the content seal that the record must have */
+	uint8_t *scores;          /* encode: retention scores, [tokens][kv_heads], or NULL; the caller's */
 };
 
 /* Room that encode needs for its output. */

@@ -201,6 +201,7 @@ _FUNCTIONS = {
     "kvc_op_destroy": (None, c_void_p),
     "kvc_op_get_figures": (None, c_void_p, POINTER(OpFigures)),
     "kvc_flush": (_STATUS, c_void_p, c_uint64),
+    "kvc_set_scores": (_STATUS, c_void_p, c_char_p, c_uint32, c_char_p, c_uint64),
     "kvc_drop": (_STATUS, c_void_p, c_char_p, c_uint64),
     "kvc_admin": (_STATUS, c_void_p, c_char_p, c_char_p, c_uint64, POINTER(c_void_p)),
     "kvc_client_stats": (_STATUS, c_void_p, POINTER(c_void_p)),

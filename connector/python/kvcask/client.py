@@ -202,6 +202,7 @@ class Space:
         self._handle = handle
         client._open.add(self)
         self.pages_per_block = a_form.block_tokens // a_form.engine_block_tokens
+        self.scores_per_block = a_form.block_tokens * a_form.kv_heads
 
     def close(self) -> None:
         if self._handle:
@@ -271,6 +272,13 @@ class Space:
         op = ctypes.c_void_p()
         check(self._lib.kvc_store_begin(self._handle, blocks, count, address, ctypes.byref(op)), "store")
         return Op(self, op)
+
+    def set_scores(self, hashes: bytes, scores: bytes, seconds: float = 1.0) -> None:
+        """How much each token is worth to its heads: [blocks][block_tokens][kv_heads] bytes. Before the store."""
+        count = len(hashes) // _lib.HASH_BYTES
+        if len(scores) != count * self.scores_per_block:
+            raise ValueError(f"{len(scores)} scores for {count} blocks of {self.scores_per_block}")
+        check(self._lib.kvc_set_scores(self._handle, hashes, count, scores, _ns(seconds)), "scores")
 
     def drop(self, a_hash: bytes, seconds: float = 1.0) -> None:
         check(self._lib.kvc_drop(self._handle, a_hash, _ns(seconds)), "drop")

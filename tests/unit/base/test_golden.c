@@ -126,13 +126,29 @@ static size_t read_file(const char *path, void *bytes, size_t room)
 	return count;
 }
 
+/* The same with scores of 24 tokens and heads: version 3. */
+static void golden_scores(uint8_t record[4096])
+{
+	uint64_t end = 4096 - 64 * 4;
+	uint8_t scores[24];
+
+	golden_record(record);
+	for (uint8_t i = 0; i < sizeof(scores); i++)
+		scores[i] = (uint8_t)(i * 11);
+	kvci_record_put_scores(record, scores, sizeof(scores), &end);
+	((struct kvci_record_header *)(void *)record)->header_checksum = kvci_record_header_checksum(record);
+}
+
 static void test_golden_record__written_today__same_bytes(void **context)
 {
-	uint8_t ours[4096], golden[4097];
+	_Alignas(64) uint8_t ours[4096], golden[4097];
 
 	(void)context;
 	golden_record(ours);
 	assert_int_equal(read_file(GOLDEN "record-v2.bin", golden, sizeof(golden)), 4096);
+	assert_memory_equal(ours, golden, 4096);
+	golden_scores(ours);
+	assert_int_equal(read_file(GOLDEN "record-v3.bin", golden, sizeof(golden)), 4096);
 	assert_memory_equal(ours, golden, 4096);
 }
 
@@ -151,6 +167,10 @@ static void test_golden_record__read_today__parses_and_verifies(void **context)
 	assert_int_equal(header->position_tokens, 4096);
 	assert_int_equal(header->token_count, 8);
 	assert_int_equal(sections[2].raw_bytes, 200);
+	assert_int_equal(read_file(GOLDEN "record-v3.bin", golden, sizeof(golden)), 4096);
+	assert_int_equal(kvci_record_parse(golden, sizeof(golden), &header, &sections), KVC_OK);
+	assert_int_equal(kvci_record_verify(golden, header, sections, NULL), KVC_OK);
+	assert_int_equal(header->scores_bytes, 24);
 }
 
 static void test_golden_record__of_version_1__refused(void **context)
@@ -206,7 +226,7 @@ static void test_format_doc__tables__say_what_the_code_does(void **context)
 		HEADER(magic), HEADER(version), HEADER(flags), HEADER(record_bytes), HEADER(space), HEADER(epoch),
 		HEADER(form_id), HEADER(hash), HEADER(parent_hash), HEADER(group), HEADER(shard_index), HEADER(shard_count),
 		HEADER(section_count), HEADER(position_tokens), HEADER(token_count), HEADER(reserved0), HEADER(profile_id),
-		HEADER(reserved1), HEADER(header_checksum), HEADER(place_seal), HEADER(reserved2),
+		HEADER(scores_offset_64), HEADER(scores_bytes), HEADER(scores_checksum), HEADER(reserved1), HEADER(header_checksum), HEADER(place_seal), HEADER(reserved2),
 		SECTION(raw_checksum), SECTION(stored_checksum), SECTION(raw_bytes), SECTION(stored_bytes),
 		SECTION(offset_64), SECTION(codec_k), SECTION(codec_v),
 	};
@@ -248,7 +268,7 @@ static int write_all(void)
 {
 	static char text[TEXT_MAX];
 	struct kvci_space space = golden_space();
-	uint8_t record[4096];
+	_Alignas(64) uint8_t record[4096];
 	void *image;
 	size_t length;
 	int bad;
@@ -256,7 +276,9 @@ static int write_all(void)
 	golden_record(record);
 	if (kvci_space_serialize(&space, &image, &length) != KVC_OK)
 		return 1;
-	bad = write_file(GOLDEN "record-v2.bin", record, sizeof(record)) ||
+	bad = write_file(GOLDEN "record-v2.bin", record, sizeof(record));
+	golden_scores(record);
+	bad = bad || write_file(GOLDEN "record-v3.bin", record, sizeof(record)) ||
 	      write_file(GOLDEN "ids-v2.txt", text, golden_text(text)) || write_file(GOLDEN "space-v1.bin", image, length);
 	kvci_free(image);
 	return bad;

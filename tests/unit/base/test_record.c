@@ -257,7 +257,7 @@ static void test_record_parse__lies_under_a_right_checksum__refused(void **conte
 		assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_CORRUPT);
 	}
 	memcpy(sample.record, saved, 4096);
-	header->reserved1[31] = 1;
+	header->reserved1[15] = 1;
 	header->header_checksum = kvci_record_header_checksum(sample.record);
 	assert_int_equal(kvci_record_parse(sample.record, bytes, &ret_header, &sections), KVC_CORRUPT);
 	memcpy(sample.record, saved, 4096);
@@ -299,6 +299,64 @@ static void test_record_parse__coded_sections__accepted(void **context)
 	assert_int_equal(sample_check(sample.record, 4096), KVC_OK);
 	sample.record[6 * 64 + 99] ^= 1;
 	assert_int_equal(sample_check(sample.record, 4096), KVC_CORRUPT);
+	kvci_free(sample.record);
+}
+
+/* Scores lie behind the sections, are checked, and change nothing of what the record is. */
+static void test_record__scores__kept_checked_and_not_sealed(void **context)
+{
+	struct sample sample = sample_make(4, 64, 0x11);
+	struct kvci_record_header *header = (struct kvci_record_header *)(void *)sample.record, saved;
+	uint64_t end = sample.sizes.sections_offset_bytes + 3 * sample.sizes.section_stride_bytes + sample.sizes.section_bytes, before = end;
+	const struct kvci_record_header *parsed;
+	const struct kvci_section_entry *sections;
+	uint32_t bytes = 0, section = 77;
+	uint8_t scores[24];
+
+	(void)context;
+	for (size_t i = 0; i < sizeof(scores); i++)
+		scores[i] = (uint8_t)random_next();
+	assert_int_equal(kvci_record_parse(sample.record, 4096, &parsed, &sections), KVC_OK);
+	assert_null(kvci_record_scores(sample.record, parsed, &bytes));
+	assert_true(sample.sizes.record_bytes == 4096 && end + 64 + sizeof(scores) <= 4096);
+	kvci_record_put_scores(sample.record, scores, sizeof(scores), &end);
+	header->header_checksum = kvci_record_header_checksum(sample.record);
+	assert_true(end >= before + sizeof(scores) && end <= before + 63 + sizeof(scores));
+	assert_int_equal(sample_check(sample.record, 4096), KVC_OK);
+	assert_int_equal(kvci_record_checksum(sample.record), sample.checksum);
+	assert_int_equal(kvci_record_parse(sample.record, 4096, &parsed, &sections), KVC_OK);
+	assert_false(kvci_record_is_image(parsed, sections, &sample.sizes)); /* in memory there are none */
+	assert_memory_equal(kvci_record_scores(sample.record, parsed, &bytes), scores, sizeof(scores));
+	assert_int_equal(bytes, sizeof(scores));
+	for (size_t i = 0; i < sizeof(scores); i++) {
+		sample.record[end - 1 - i] ^= 4;
+		assert_null(kvci_record_scores(sample.record, parsed, &bytes));
+		assert_int_equal(kvci_record_verify(sample.record, parsed, sections, &section), KVC_CORRUPT);
+		assert_int_equal(section, 4);
+		sample.record[end - 1 - i] ^= 4;
+	}
+	memcpy(&saved, header, sizeof(saved));
+	for (int lie = 0; lie < 8; lie++) {
+		memcpy(header, &saved, sizeof(saved));
+		if (lie == 0)
+			header->version = 2;
+		else if (lie == 1)
+			header->flags = 0;
+		else if (lie == 2)
+			header->scores_bytes = 0;
+		else if (lie == 3)
+			header->scores_bytes = UINT32_MAX;
+		else if (lie == 4)
+			header->scores_offset_64 = UINT32_MAX;
+		else if (lie == 5)
+			header->scores_offset_64--; /* in the last section */
+		else if (lie == 6)
+			header->scores_offset_64 = 64; /* behind the record */
+		else
+			header->version = 2, header->flags = 0; /* without what says that they are there */
+		header->header_checksum = kvci_record_header_checksum(sample.record);
+		assert_int_equal(kvci_record_parse(sample.record, 4096, &parsed, &sections), KVC_CORRUPT);
+	}
 	kvci_free(sample.record);
 }
 
@@ -388,6 +446,7 @@ int main(void)
 		cmocka_unit_test(test_record_verify__damaged_section__named),
 		cmocka_unit_test(test_record_parse__lies_under_a_right_checksum__refused),
 		cmocka_unit_test(test_record_parse__coded_sections__accepted),
+		cmocka_unit_test(test_record__scores__kept_checked_and_not_sealed),
 		cmocka_unit_test(test_record_checksum__packed_otherwise__same_seal),
 		cmocka_unit_test(test_record_is_image__table_that_leads_elsewhere__refused),
 		cmocka_unit_test(test_block_seed__each_part_of_the_id__counts),

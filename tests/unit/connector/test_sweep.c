@@ -19,6 +19,7 @@ static struct kvc_form form;
 static struct kvc_store_block keys[SWEEP_BLOCKS];
 static uint8_t hashes[SWEEP_BLOCKS][KVC_HASH_BYTES];
 static uint32_t pages[SWEEP_BLOCKS * 4];
+static uint8_t sweep_scores[SWEEP_BLOCKS * 64 * 2]; /* as the form below */
 static uint32_t key_family;
 
 /* A load never answers FATAL, a connection that cannot keep its messages ends: both are what memory looks like from outside. */
@@ -192,6 +193,8 @@ static kvc_status_t sweep_questions(void *context)
 		status = kvc_flush(opened.client, FIXTURE_SECOND);
 	if (status == KVC_OK)
 		status = kvc_space_raise_epoch(opened.space, FIXTURE_SECOND);
+	if (status == KVC_OK)
+		status = kvc_set_scores(opened.space, (const uint8_t(*)[32])hashes, SWEEP_BLOCKS, sweep_scores, FIXTURE_SECOND);
 	if (status == KVC_OK)
 		status = kvc_drop(opened.space, hashes[0], FIXTURE_SECOND);
 	kvc_free(json);

@@ -18,160 +18,9 @@
 #include "base/copy.h"
 #include "base/log.h"
 #include "tests/unit/sweep.h"
-#include "tests/unit/tiers/disk_rig.h"
+#include "tests/unit/tiers/coded_rig.h"
 #include "tiers/coded/internal.h"
 #include "tiers/filter/filter.h"
-
-static struct disk_store store_memory, *store = &store_memory;
-static struct kvci_coded_env env;
-static struct kvci_coded_target target; /* what describe answers */
-static unsigned chosen_calls;
-
-static void describe(void *context, const struct kvc_tier_entry *entry, bool write, struct kvci_coded_target *ret_target)
-{
-	if (target.form.struct_bytes != 0 && kvc_form_id(&target.form) == entry->form_id)
-		*ret_target = target;
-}
-
-static const struct kvc_profile *no_profile(void *context, uint64_t profile_id)
-{
-	return NULL;
-}
-
-static void chosen(void *context, const char *codec, const char *text)
-{
-	assert_true(text[0] != '\0');
-	chosen_calls++;
-}
-
-static struct kvc_form form_of(uint32_t arrangement, uint32_t order, uint32_t dtype, uint32_t layers)
-{
-	bool latent = arrangement == KVC_KV_LATENT;
-
-	return (struct kvc_form){
-		.struct_bytes = sizeof(struct kvc_form), .layer_count = layers, .block_tokens = 64, .engine_block_tokens = 16,
-		.kv_heads = latent ? 1 : 3, .head_dim_k = latent ? 128 : 64, .head_dim_v = latent ? 0 : 64, .dtype = dtype,
-		.arrangement = arrangement, .order = latent ? 0 : order, .group_rule = KVC_GROUP_FULL, .shard_count = 1,
-	};
-}
-
-static uint64_t random_state = 1;
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
-/* Values of a normal kind, in the form's type; all bit patterns when wild. */
-static void fill(const struct kvc_form *form, uint8_t *bytes, size_t count, bool wild)
-{
-	for (size_t at = 0; at < count; at += 2) {
-		float value = 0;
-		uint32_t bits;
-
-		for (int i = 0; i < 4; i++)
-			value += (float)(int8_t)(random_next() >> 17);
-		value *= 0.01f;
-		memcpy(&bits, &value, sizeof(bits));
-		if (wild)
-			bits = (uint32_t)random_next();
-		if (form->dtype == KVC_DTYPE_F32 && at % 4 == 0 && at + 4 <= count) {
-			memcpy(bytes + at, &bits, 4);
-			at += 2;
-		} else if (form->dtype == KVC_DTYPE_F8_E4M3) { /* small exponents mostly */
-			bytes[at] = (uint8_t)(0x30 + random_next() % 16);
-			bytes[at + 1] = (uint8_t)(0x30 + random_next() % 16);
-		} else {
-			bits >>= 16;
-			memcpy(bytes + at, &bits, 2);
-		}
-	}
-}
-
-struct record {
-	struct kvc_form_sizes sizes;
-	struct kvc_tier_entry entry;
-	uint8_t *bytes;
-};
-
-static struct record record_make(const struct kvc_form *form, uint64_t seed, bool wild)
-{
-	struct kvci_record_meta meta = {.epoch = 3, .position_tokens = seed * 64, .token_count = 64, .shard_count = 1};
-	struct record record;
-	uint64_t *checksums = kvci_alloc(form->layer_count * sizeof(uint64_t)), block_seed;
-
-	random_state = seed * 2 + 1;
-	for (int i = 0; i < 20; i++)
-		random_next();
-	assert_int_equal(kvc_form_sizes(form, &record.sizes, NULL), KVC_OK);
-	for (size_t i = 0; i < sizeof(meta.id.hash); i++)
-		meta.id.hash[i] = (uint8_t)random_next();
-	record.bytes = rig_buffer(record.sizes.record_bytes);
-	block_seed = kvci_block_seed(&meta.id);
-	for (uint32_t i = 0; i < form->layer_count; i++) {
-		uint8_t *section = record.bytes + record.sizes.sections_offset_bytes + i * record.sizes.section_stride_bytes;
-
-		fill(form, section, record.sizes.section_bytes, wild);
-		checksums[i] = kvci_checksum(section, record.sizes.section_bytes, kvci_section_seed(block_seed, i));
-	}
-	record.entry = (struct kvc_tier_entry){
-		.epoch = 3, .form_id = kvc_form_id(form), .position_tokens = meta.position_tokens, .token_count = 64, .shard_count = 1,
-		.raw_length_4k = (uint32_t)(record.sizes.record_bytes / 4096),
-		.record_checksum = kvci_record_write_raw(record.bytes, &meta, form, &record.sizes, checksums),
-	};
-	memcpy(record.entry.hash, meta.id.hash, sizeof(meta.id.hash));
-	kvci_free(checksums);
-	return record;
-}
-
-static void store_open(void)
-{
-	struct kvc_tier *disk, *filter, *coded;
-	char *error = NULL;
-
-	assert_int_equal(disk_store_try(store, &disk, &error), KVC_OK);
-	assert_int_equal(kvci_filter_wrap(disk, "", &filter, &error), KVC_OK);
-	assert_int_equal(kvci_coded_wrap(filter, &env, &coded), KVC_OK);
-	rig_open(&store->rig, coded, true);
-}
-
-static int setup(void **state)
-{
-	disk_store_init(store, "coded", "64MiB", "16MiB");
-	memset(&target, 0, sizeof(target));
-	env = (struct kvci_coded_env){
-		.describe = describe, .profile = no_profile, .chosen = chosen, .mode = KVCI_CODED_SPLIT, .thread_count = 3,
-	};
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	disk_store_fini(store);
-	return 0;
-}
-
-/* Head (but for the seal of the place) and sections are those of the record. */
-static bool same_image(const struct record *record, const uint8_t *bytes)
-{
-	struct kvci_record_header a, b;
-	size_t head = sizeof(a);
-
-	memcpy(&a, record->bytes, head);
-	memcpy(&b, bytes, head);
-	a.place_seal = b.place_seal = 0;
-	if (memcmp(&a, &b, head) != 0 || memcmp(record->bytes + head, bytes + head, record->sizes.sections_offset_bytes - head) != 0)
-		return false;
-	for (uint32_t i = 0; i < a.section_count; i++) {
-		size_t at = record->sizes.sections_offset_bytes + i * record->sizes.section_stride_bytes;
-
-		if (memcmp(record->bytes + at, bytes + at, record->sizes.section_bytes) != 0)
-			return false;
-	}
-	return true;
-}
 
 static void check_round_trip(const struct kvc_form *form, uint64_t seed, bool shrinks)
 {
@@ -397,66 +246,6 @@ static void test_coded__record_that_is_not_the_entrys__refused(void **state)
 	assert_int_equal(rig_write(&store->rig, record.bytes, &record.entry), KVC_CORRUPT);
 	kvci_free(record.bytes);
 	kvci_free(other.bytes);
-}
-
-/* A section was damaged, or rewritten, in memory: a lossy codec must not give it a checksum that vouches for it. */
-static void test_coded__damaged_in_memory__not_packed_with_loss(void **state)
-{
-	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_HN, KVC_DTYPE_BF16, 6);
-	struct record record = record_make(&form, 1, false);
-	struct kvc_tier_entry entry = record.entry;
-	const char *wrong;
-
-	target.form = form;
-	assert_int_equal(kvc_codec_spec_parse("int8", &target.codec, &target.params, &wrong), KVC_OK);
-	store_open();
-	record.bytes[record.sizes.sections_offset_bytes + 3 * record.sizes.section_stride_bytes + 77] ^= 4;
-	assert_int_equal(rig_write(&store->rig, record.bytes, &entry), KVC_OK);
-	assert_int_equal(entry.flags & KVCI_RECORD_LOSSY, 0);
-	assert_int_equal(entry.place.length_4k, entry.raw_length_4k);
-	kvci_free(record.bytes);
-}
-
-static void test_coded__lossy_codec__flagged_and_sealed_anew(void **state)
-{
-	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_HN, KVC_DTYPE_BF16, 6);
-	struct record record = record_make(&form, 1, false);
-	uint8_t *back = rig_buffer(record.sizes.record_bytes), *again = rig_buffer(record.sizes.record_bytes);
-	struct kvc_tier_entry entry = record.entry, first;
-	const struct kvci_record_header *header;
-	const struct kvci_section_entry *sections;
-	const char *wrong;
-
-	target.form = form;
-	assert_int_equal(kvc_codec_spec_parse("int8", &target.codec, &target.params, &wrong), KVC_OK);
-	store_open();
-	assert_int_equal(rig_write(&store->rig, record.bytes, &entry), KVC_OK);
-	assert_true((entry.flags & KVCI_RECORD_LOSSY) != 0);
-	assert_int_equal(entry.record_checksum, record.entry.record_checksum);
-	assert_true(entry.place.length_4k < entry.raw_length_4k * 2 / 3);
-	first = entry;
-	for (int round = 0; round < 2; round++) { /* then with the seal of what came out */
-		struct kvc_tier_entry answer = entry;
-
-		assert_int_equal(rig_read_entry(&store->rig, round == 0 ? back : again, &answer, 0), KVC_OK);
-		assert_int_equal(kvci_record_parse(back, record.sizes.record_bytes, &header, &sections), KVC_OK);
-		assert_true(kvci_record_is_image(header, sections, &record.sizes));
-		assert_int_equal(kvci_record_verify(back, header, sections, NULL), KVC_OK);
-		assert_int_equal(kvci_record_checksum(back), answer.record_checksum);
-		assert_int_not_equal(answer.record_checksum, record.entry.record_checksum);
-		assert_true((header->flags & KVCI_RECORD_LOSSY) != 0);
-		entry.record_checksum = answer.record_checksum;
-	}
-	assert_memory_equal(back + 256, again + 256, record.sizes.record_bytes - 256);
-	/* Who does not say that it may be lossy does not get what another seal names. */
-	entry.flags = 0;
-	assert_int_equal(rig_read(&store->rig, back, &entry, 0), KVC_CORRUPT);
-	assert_int_equal(kvci_tier_drop(store->rig.tier, &first), KVC_OK);
-	assert_int_equal(rig_flush(&store->rig), KVC_OK);
-	assert_int_equal(rig_read(&store->rig, back, &first, 0), KVC_MISS);
-	kvci_free(again);
-	kvci_free(back);
-	kvci_free(record.bytes);
 }
 
 struct many {
@@ -775,8 +564,6 @@ int main(void)
 		CASE(test_coded__unknown_form_or_hurry__raw_and_a_coded_one_misses),
 		CASE(test_coded__damaged_anywhere_on_the_disk__corrupt),
 		CASE(test_coded__record_that_is_not_the_entrys__refused),
-		CASE(test_coded__damaged_in_memory__not_packed_with_loss),
-		CASE(test_coded__lossy_codec__flagged_and_sealed_anew),
 		CASE(test_coded__more_than_there_are_buffers__all_complete_within_bounds),
 		CASE(test_coded__reopened__index_leads_to_coded_records),
 		CASE(test_coded__auto__tries_the_decoder_and_says_why),
