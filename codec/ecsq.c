@@ -38,6 +38,8 @@ enum {
 	ECSQ_SLACK_BYTES = 512, /* so that a kernel's last round has room */
 	ECSQ_ESCAPE_BYTES_MAX = 5,
 	ECSQ_ENCODER_ENTRIES = ECSQ_CLASSES_MAX * 256,
+	ECSQ_RUN = 128, /* tokens that a basis turns at a time, so that its matrix is read once for all of them; a multiple of ECSQ_PIECE */
+	ECSQ_BLOCK = 256, /* values of a token that decoding makes of components at a time, in whole rows */
 	ECSQ_TURNS = 256, /* tokens whose turns are computed at a time; a multiple of ECSQ_PIECE */
 	ECSQ_DECODER_ENTRIES = ECSQ_CLASSES_MAX * KVCI_RANS_TOTAL,
 };
@@ -61,6 +63,11 @@ struct ecsq_segment {
 	const float *unit;  /* what a step is counted in: the same, or a basis's */
 	const uint8_t *shape;
 	float *factor, *inverse; /* `values` of them */
+	/* Of a run, where there is a basis: what goes into it, and (encode) what comes of it. */
+	int16_t *whole;
+	int32_t *sums;
+	size_t whole_stride, sum_stride;
+	float *scale; /* encode: sums to codes */
 };
 
 /* A part and how it is coded; what it points to is in the scratch. */
@@ -78,11 +85,8 @@ struct ecsq_work {
 	struct kvci_rans_map map;
 	uint16_t *channel_classes; /* of a row */
 	uint8_t *limits;           /* the same */
-	float *zeros;              /* `values` zeros, and as many of one number, for codes of components */
-	float *ones;
+	float *zeros, *ones;       /* as many as a plane has values */
 	float *values;             /* of a piece */
-	int16_t *whole;
-	int32_t *sums;
 	float *turns; /* of `turns_count` tokens from `turns_first` on */
 	uint32_t turns_first, turns_count;
 	uint32_t *entries;
@@ -116,10 +120,11 @@ static uint32_t ecsq_plane_values(const struct kvci_layout *layout, uint32_t pla
 }
 
 /* The same for both directions: the larger of what they need. */
-static void ecsq_carve_work(struct ecsq_carve *carve, const struct kvci_layout *layout, uint32_t rope_dims, struct ecsq_work *work)
+static void ecsq_carve_work(struct ecsq_carve *carve, const struct kvci_layout *layout, uint32_t rope_dims, bool pca, struct ecsq_work *work)
 {
-	size_t row = 0, most = 0;
+	size_t row = 0, most = 0, run = ecsq_round(layout->tokens, ECSQ_PIECE);
 
+	run = run < ECSQ_RUN ? run : ECSQ_RUN;
 	for (uint32_t i = 0; i < layout->plane_count; i++) {
 		size_t values = ecsq_plane_values(layout, i);
 
@@ -127,20 +132,23 @@ static void ecsq_carve_work(struct ecsq_carve *carve, const struct kvci_layout *
 		most = values > most ? values : most;
 		work->segments[i].factor = ecsq_carve(carve, values * sizeof(float));
 		work->segments[i].inverse = ecsq_carve(carve, values * sizeof(float));
+		if (!pca)
+			continue;
+		work->segments[i].scale = ecsq_carve(carve, values * sizeof(float));
+		work->segments[i].whole = ecsq_carve(carve, run * ecsq_round(values, 2) * sizeof(int16_t));
+		work->segments[i].sums = ecsq_carve(carve, run * ecsq_round(values, ECSQ_PANEL) * sizeof(int32_t));
 	}
 	work->channel_classes = ecsq_carve(carve, row * sizeof(uint16_t));
 	work->limits = ecsq_carve(carve, row);
 	work->zeros = ecsq_carve(carve, most * sizeof(float));
 	work->ones = ecsq_carve(carve, most * sizeof(float));
 	work->values = ecsq_carve(carve, ECSQ_PIECE * most * sizeof(float));
-	work->whole = ecsq_carve(carve, ECSQ_PIECE * ecsq_round(most, 2) * sizeof(int16_t));
-	work->sums = ecsq_carve(carve, ECSQ_PIECE * ecsq_round(most, ECSQ_PANEL) * sizeof(int32_t));
 	work->turns = ecsq_carve(carve, ECSQ_TURNS * (size_t)rope_dims * sizeof(float));
 	work->entries = ecsq_carve(carve, sizeof(uint32_t) * ECSQ_DECODER_ENTRIES);
 	work->symbols = ecsq_carve(carve, row * ecsq_round(layout->tokens, ECSQ_PIECE));
 }
 
-static size_t ecsq_scratch_bytes(const struct kvc_codec_part *part, size_t raw_bytes)
+static size_t ecsq_any_scratch_bytes(const struct kvc_codec_part *part, size_t raw_bytes, bool pca)
 {
 	struct ecsq_work work;
 	struct ecsq_carve carve = { 0 };
@@ -148,8 +156,18 @@ static size_t ecsq_scratch_bytes(const struct kvc_codec_part *part, size_t raw_b
 
 	if (!kvci_layout_of(part, raw_bytes, &layout))
 		return 1;
-	ecsq_carve_work(&carve, &layout, part->form->head_dim_k, &work);
+	ecsq_carve_work(&carve, &layout, part->form->head_dim_k, pca, &work);
 	return carve.used + ecsq_round(sizeof(work), ECSQ_ALIGN) + ECSQ_ALIGN;
+}
+
+static size_t ecsq_scratch_bytes(const struct kvc_codec_part *part, size_t raw_bytes)
+{
+	return ecsq_any_scratch_bytes(part, raw_bytes, false);
+}
+
+static size_t ecsq_pca_scratch_bytes(const struct kvc_codec_part *part, size_t raw_bytes)
+{
+	return ecsq_any_scratch_bytes(part, raw_bytes, true);
 }
 
 static size_t ecsq_bound_bytes(const struct kvc_codec_part *part, size_t raw_bytes)
@@ -213,7 +231,7 @@ static bool ecsq_plan(const struct kvc_codec_part *part, size_t raw_bytes, bool 
 	work->kernel = kvci_ecsq_kernel();
 	work->layout = layout;
 	work->segment_count = layout.plane_count;
-	ecsq_carve_work(&carve, &layout, part->form->head_dim_k, work);
+	ecsq_carve_work(&carve, &layout, part->form->head_dim_k, pca, work);
 	for (uint32_t i = 0; i < work->segment_count; i++)
 		if (!ecsq_plan_segment(work, i, pca))
 			return false;
@@ -283,16 +301,18 @@ static void ecsq_fit(struct ecsq_work *work)
 		work->channel_classes[i] = (uint16_t)(work->channel_classes[i] << KVCI_RANS_BITS);
 	}
 	work->map = (struct kvci_rans_map){ .row = at, .repeat = 1, .heads = 1, .classes = work->channel_classes };
-	memset(work->zeros, 0, sizeof(float) * (work->segments[0].values > work->segments[work->segment_count - 1].values ?
-	                                                work->segments[0].values :
-	                                                work->segments[work->segment_count - 1].values));
+	for (uint32_t i = 0; i < work->segment_count; i++)
+		for (uint32_t value = 0; value < work->segments[i].values; value++) {
+			work->zeros[value] = 0;
+			work->ones[value] = 1;
+		}
 }
 
 /* ---- rows --------------------------------------------------------------------------------------------------------------------- */
 
-/* Turns K of a piece: `token` is the part's. */
-static void ecsq_turn(struct ecsq_work *work, const struct ecsq_segment *segment, enum kvci_rope_direction direction, uint32_t token,
-                      uint32_t count)
+/* Turns `width` values a token, in whole rows, of K of a piece: `token` is the part's. */
+static void ecsq_turn(struct ecsq_work *work, const struct ecsq_segment *segment, enum kvci_rope_direction direction, uint32_t width,
+                      uint32_t token, uint32_t count)
 {
 	const struct kvci_rope *rope = &work->profile->rope;
 	const float *turns;
@@ -307,8 +327,8 @@ static void ecsq_turn(struct ecsq_work *work, const struct ecsq_segment *segment
 		kvci_rope_table(rope, direction, work->part->position_tokens + token, work->turns_count, work->turns);
 	}
 	turns = work->turns + (size_t)(token - work->turns_first) * rope->dims;
-	for (uint32_t at = 0; at < segment->values; at += segment->plane->dims)
-		kvci_rope_apply(rope, turns, rope->dims, work->values + at, count, segment->values);
+	for (uint32_t at = 0; at < width; at += segment->plane->dims)
+		kvci_rope_apply(rope, turns, rope->dims, work->values + at, count, width);
 }
 
 static struct kvci_layout_rows ecsq_rows(const struct ecsq_segment *segment, const struct ecsq_work *work, uint32_t at, uint32_t token,
@@ -406,53 +426,9 @@ static bool ecsq_escape_row(struct ecsq_encoder *encoder, const uint8_t *symbols
 	return true;
 }
 
-static double ecsq_length(const float *values, uint32_t count)
+/* A piece's values, K without its position. False: they are not all finite. */
+static bool ecsq_load(struct ecsq_work *work, const struct ecsq_segment *segment, const uint8_t *raw, uint32_t token, uint32_t count)
 {
-	double sum = 0;
-
-	for (uint32_t i = 0; i < count; i++)
-		sum += (double)values[i] * (double)values[i];
-	return sum;
-}
-
-/* The piece's values to components, in place of them. False: too far off for whole numbers. */
-static bool ecsq_to_components(struct ecsq_work *work, const struct ecsq_segment *segment, uint32_t count)
-{
-	size_t whole_stride = ecsq_round(segment->values, 2), sum_stride = ecsq_round(segment->values, ECSQ_PANEL);
-	const double one = (double)ECSQ_WHOLE_ONE * KVCI_PROFILE_BASIS_ONE;
-	double lengths[ECSQ_PIECE];
-
-	memset(work->whole, 0, ECSQ_PIECE * whole_stride * sizeof(*work->whole));
-	if (!work->kernel->whole(work->values, segment->values, segment->mean, segment->inverse, segment->values, count, work->whole, whole_stride))
-		return false;
-	for (uint32_t token = 0; token < count; token++) {
-		float *values = work->values + (size_t)token * segment->values;
-
-		for (uint32_t i = 0; i < segment->values; i++)
-			values[i] = (float)work->whole[token * whole_stride + i];
-		lengths[token] = ecsq_length(values, segment->values) / ECSQ_WHOLE_ONE / ECSQ_WHOLE_ONE;
-		if (lengths[token] > ECSQ_LENGTH_MAX * ECSQ_LENGTH_MAX)
-			return false;
-	}
-	work->kernel->multiply(work->whole, whole_stride, ECSQ_PIECE, (uint32_t)whole_stride / 2, segment->basis->to_components, segment->values,
-	                       segment->symbols, work->sums, sum_stride);
-	for (uint32_t token = 0; token < count; token++) {
-		float *values = work->values + (size_t)token * segment->values;
-
-		for (uint32_t i = 0; i < segment->symbols; i++)
-			values[i] = (float)work->sums[token * sum_stride + i];
-		/* What is not coded should be no more than what rounding loses anyway; an outlier is. */
-		work->lost |= lengths[token] - ecsq_length(values, segment->symbols) / one / one >
-		              ECSQ_LOST_MAX * segment->values * (double)segment->step * (double)segment->step;
-	}
-	return true;
-}
-
-static bool ecsq_encode_segment(struct ecsq_encoder *encoder, const struct ecsq_segment *segment, const uint8_t *raw, uint32_t token,
-                                uint32_t count, uint8_t *symbols)
-{
-	struct ecsq_work *work = encoder->work;
-	const float *mean = segment->mean, *inverse = segment->inverse;
 	bool good = true;
 
 	for (uint32_t at = 0; at < segment->values; at += segment->plane->dims) {
@@ -460,23 +436,45 @@ static bool ecsq_encode_segment(struct ecsq_encoder *encoder, const struct ecsq_
 
 		good &= kvci_layout_load(&work->layout, raw, &rows, work->values + at, segment->values);
 	}
-	if (!good)
-		return false;
-	ecsq_turn(work, segment, KVCI_ROPE_BACK, token, count);
-	if (segment->basis != NULL) {
-		if (!ecsq_to_components(work, segment, count))
+	if (good)
+		ecsq_turn(work, segment, KVCI_ROPE_BACK, segment->values, token, count);
+	return good;
+}
+
+/* A run's components, as sums. False: too far off for whole numbers. */
+static bool ecsq_to_components(struct ecsq_work *work, struct ecsq_segment *segment, const uint8_t *raw, uint32_t token, uint32_t count)
+{
+	const double one = (double)ECSQ_WHOLE_ONE * KVCI_PROFILE_BASIS_ONE;
+	const struct ecsq_kernel *kernel = work->kernel;
+	double lengths[ECSQ_RUN];
+
+	segment->whole_stride = ecsq_round(segment->values, 2);
+	segment->sum_stride = ecsq_round(segment->values, ECSQ_PANEL);
+	memset(segment->whole, 0, ecsq_round(count, ECSQ_PIECE) * segment->whole_stride * sizeof(*segment->whole));
+	for (uint32_t done = 0; done < count; done += ECSQ_PIECE) {
+		uint32_t piece = count - done < ECSQ_PIECE ? count - done : ECSQ_PIECE;
+
+		if (!ecsq_load(work, segment, raw, token + done, piece) ||
+		    !kernel->whole(work->values, segment->values, segment->mean, segment->inverse, segment->values, piece,
+		                   segment->whole + done * segment->whole_stride, segment->whole_stride))
 			return false;
-		for (uint32_t i = 0; i < segment->symbols; i++)
-			work->ones[i] = 1.0f / (segment->step * KVCI_PROFILE_BASIS_ONE * ECSQ_WHOLE_ONE);
-		mean = work->zeros;
-		inverse = work->ones;
 	}
-	work->kernel->quantise(work->values, segment->values, mean, inverse, work->limits + segment->first, segment->symbols, count,
-	                       symbols + segment->first, work->row);
+	for (uint32_t row = 0; row < count; row++) {
+		lengths[row] = (double)kernel->length(segment->whole + row * segment->whole_stride, segment->values) / ECSQ_WHOLE_ONE / ECSQ_WHOLE_ONE;
+		if (lengths[row] > ECSQ_LENGTH_MAX * ECSQ_LENGTH_MAX)
+			return false;
+	}
+	kernel->multiply(segment->whole, segment->whole_stride, (uint32_t)ecsq_round(count, ECSQ_TOKENS_STEP), (uint32_t)segment->whole_stride / 2,
+	                 segment->basis->to_components, segment->values, segment->symbols, segment->sums, segment->sum_stride);
+	/* What is not coded should be no more than what rounding loses anyway; an outlier is. */
+	for (uint32_t row = 0; row < count; row++)
+		work->lost |= lengths[row] - kernel->length_wide(segment->sums + row * segment->sum_stride, segment->symbols) / one / one >
+		              ECSQ_LOST_MAX * segment->values * (double)segment->step * (double)segment->step;
 	return true;
 }
 
-static bool ecsq_encode_piece(struct ecsq_encoder *encoder, const uint8_t *raw, uint32_t token, uint32_t count, uint8_t *symbols)
+/* Symbols and escapes of a piece that begins at row `done` of the run. */
+static bool ecsq_encode_piece(struct ecsq_encoder *encoder, const uint8_t *raw, uint32_t token, uint32_t done, uint32_t count, uint8_t *symbols)
 {
 	struct ecsq_work *work = encoder->work;
 
@@ -485,13 +483,34 @@ static bool ecsq_encode_piece(struct ecsq_encoder *encoder, const uint8_t *raw, 
 		const float *mean = segment->basis != NULL ? work->zeros : segment->mean;
 		const float *inverse = segment->basis != NULL ? work->ones : segment->inverse;
 
-		if (!ecsq_encode_segment(encoder, segment, raw, token, count, symbols))
+		if (segment->basis != NULL)
+			work->kernel->restore(segment->sums + done * segment->sum_stride, segment->sum_stride, work->zeros, segment->scale,
+			                      segment->symbols, count, work->values, segment->values);
+		else if (!ecsq_load(work, segment, raw, token + done, count))
 			return false;
+		work->kernel->quantise(work->values, segment->values, mean, inverse, work->limits + segment->first, segment->symbols, count,
+		                       symbols + segment->first, work->row);
 		for (uint32_t row = 0; row < count; row++)
 			if (!ecsq_escape_row(encoder, symbols + (size_t)row * work->row + segment->first, segment->symbols,
 			                     work->values + (size_t)row * segment->values, mean, inverse))
 				return false;
 	}
+	return true;
+}
+
+static bool ecsq_encode_run(struct ecsq_encoder *encoder, const uint8_t *raw, uint32_t token, uint32_t count, uint8_t *symbols)
+{
+	struct ecsq_work *work = encoder->work;
+
+	for (uint32_t i = 0; i < work->segment_count; i++)
+		if (work->segments[i].basis != NULL && !ecsq_to_components(work, &work->segments[i], raw, token, count))
+			return false;
+	if (work->lost && !work->all)
+		return true; /* to be done again */
+	for (uint32_t done = 0; done < count; done += ECSQ_PIECE)
+		if (!ecsq_encode_piece(encoder, raw, token, done, count - done < ECSQ_PIECE ? count - done : ECSQ_PIECE,
+		                       symbols + (size_t)done * work->row))
+			return false;
 	return true;
 }
 
@@ -549,15 +568,17 @@ static bool ecsq_encode_all(struct ecsq_encoder *encoder, const uint8_t *raw)
 
 		for (uint32_t at = 0; at < segment->values; at++)
 			segment->inverse[at] = one / segment->unit[at];
+		for (uint32_t at = 0; segment->basis != NULL && at < segment->values; at++)
+			segment->scale[at] = 1.0f / (segment->step * KVCI_PROFILE_BASIS_ONE * ECSQ_WHOLE_ONE);
 	}
 	/* The encoder's tables are small: escapes wait behind them. */
 	encoder->escapes = (uint8_t *)(work->entries + ECSQ_ENCODER_ENTRIES);
 	encoder->escapes_end = (uint8_t *)(work->entries + ECSQ_DECODER_ENTRIES);
 	memset(work->symbols, ECSQ_SYMBOL_ZERO, (size_t)work->row * (work->layout.tokens - work->sinks));
-	for (uint32_t token = work->sinks; token < work->layout.tokens; token += ECSQ_PIECE) {
-		uint32_t left = work->layout.tokens - token, count = left < ECSQ_PIECE ? left : ECSQ_PIECE;
+	for (uint32_t token = work->sinks; token < work->layout.tokens; token += ECSQ_RUN) {
+		uint32_t left = work->layout.tokens - token, count = left < ECSQ_RUN ? left : ECSQ_RUN;
 
-		if (!ecsq_encode_piece(encoder, raw, token, count, work->symbols + (size_t)(token - work->sinks) * work->row))
+		if (!ecsq_encode_run(encoder, raw, token, count, work->symbols + (size_t)(token - work->sinks) * work->row))
 			return false;
 		if (work->lost && !work->all) {
 			work->all = true;
@@ -657,44 +678,101 @@ static bool ecsq_escapes_row(struct ecsq_decoder *decoder, const struct ecsq_seg
 	return true;
 }
 
-static bool ecsq_from_components(struct ecsq_decoder *decoder, const struct ecsq_segment *segment, const uint8_t *symbols, uint32_t count)
+/* Values of a piece, `width` a token from `first` on and in whole rows, to where they belong. */
+static void ecsq_store(struct ecsq_work *work, const struct ecsq_segment *segment, uint32_t first, uint32_t width, uint32_t token,
+                       uint32_t count, uint8_t *raw)
+{
+	ecsq_turn(work, segment, KVCI_ROPE_FORWARD, width, token, count);
+	for (uint32_t at = 0; at < width; at += segment->plane->dims) {
+		struct kvci_layout_rows rows = ecsq_rows(segment, work, first + at, token, count);
+
+		kvci_layout_store(&work->layout, raw, &rows, work->values + at, width);
+	}
+}
+
+/* How many values of a token to make of components at a time: rows and panels must begin there. */
+static uint32_t ecsq_block(const struct ecsq_segment *segment)
+{
+	uint32_t dims = segment->plane->dims, least = dims % ECSQ_PANEL == 0 ? dims : ECSQ_PANEL;
+
+	if (least % dims != 0)
+		return segment->values;
+	return least > ECSQ_BLOCK ? least : ECSQ_BLOCK / least * least;
+}
+
+static void ecsq_from_components(struct ecsq_work *work, const struct ecsq_segment *segment, uint32_t token, uint32_t count, uint8_t *raw)
+{
+	uint32_t block = ecsq_block(segment);
+	size_t stride = ecsq_round(block < segment->values ? block : segment->values, ECSQ_PANEL);
+
+	for (uint32_t at = 0; at < segment->values; at += block) {
+		uint32_t width = segment->values - at < block ? segment->values - at : block;
+
+		work->kernel->multiply(segment->whole, segment->whole_stride, (uint32_t)ecsq_round(count, ECSQ_TOKENS_STEP),
+		                       (uint32_t)segment->whole_stride / 2,
+		                       segment->basis->from_components + kvci_ecsq_matrix_at(segment->values, 0, at), segment->values, width,
+		                       segment->sums, stride);
+		for (uint32_t done = 0; done < count; done += ECSQ_PIECE) {
+			uint32_t piece = count - done < ECSQ_PIECE ? count - done : ECSQ_PIECE;
+
+			work->kernel->restore(segment->sums + done * stride, stride, segment->mean + at, segment->factor + at, width, piece,
+			                      work->values, width);
+			ecsq_store(work, segment, at, width, token + done, piece, raw);
+		}
+	}
+}
+
+/* The codes of a piece that begins at row `done` of the run. */
+static bool ecsq_decode_codes(struct ecsq_decoder *decoder, struct ecsq_segment *segment, uint32_t done, uint32_t count)
 {
 	struct ecsq_work *work = decoder->work;
-	size_t whole_stride = ecsq_round(segment->symbols, 2), sum_stride = ecsq_round(segment->values, ECSQ_PANEL);
+	const uint8_t *symbols = work->symbols + segment->first;
 
-	memset(work->whole, 0, ECSQ_PIECE * whole_stride * sizeof(*work->whole));
-	work->kernel->codes(symbols, work->row, segment->symbols, count, work->whole, whole_stride);
+	segment->whole_stride = ecsq_round(segment->symbols, 2);
+	memset(segment->whole + done * segment->whole_stride, 0, ECSQ_PIECE * segment->whole_stride * sizeof(*segment->whole));
+	work->kernel->codes(symbols, work->row, segment->symbols, count, segment->whole + done * segment->whole_stride, segment->whole_stride);
 	for (uint32_t row = 0; row < count; row++)
-		if (!ecsq_escapes_row(decoder, segment, symbols + (size_t)row * work->row, NULL, work->whole + row * whole_stride))
+		if (!ecsq_escapes_row(decoder, segment, symbols + (size_t)row * work->row, NULL,
+		                      segment->whole + (done + row) * segment->whole_stride))
 			return false;
-	work->kernel->multiply(work->whole, whole_stride, ECSQ_PIECE, (uint32_t)whole_stride / 2, segment->basis->from_components,
-	                       segment->values, segment->values, work->sums, sum_stride);
-	work->kernel->restore(work->sums, sum_stride, segment->mean, segment->factor, segment->values, count, work->values, segment->values);
 	return true;
 }
 
-static bool ecsq_decode_segment(struct ecsq_decoder *decoder, const struct ecsq_segment *segment, const uint8_t *symbols, uint32_t token,
-                                uint32_t count, uint8_t *raw)
+static bool ecsq_decode_channels(struct ecsq_decoder *decoder, const struct ecsq_segment *segment, uint32_t token, uint32_t count, uint8_t *raw)
+{
+	struct ecsq_work *work = decoder->work;
+	const uint8_t *symbols = work->symbols + segment->first;
+
+	work->kernel->dequantise(symbols, work->row, segment->mean, segment->factor, segment->symbols, count, work->values, segment->values);
+	for (uint32_t row = 0; row < count; row++)
+		if (!ecsq_escapes_row(decoder, segment, symbols + (size_t)row * work->row, work->values + (size_t)row * segment->values, NULL))
+			return false;
+	ecsq_store(work, segment, 0, segment->values, token, count, raw);
+	return true;
+}
+
+static kvc_status_t ecsq_decode_run(struct ecsq_decoder *decoder, uint32_t token, uint32_t count, uint8_t *raw)
 {
 	struct ecsq_work *work = decoder->work;
 
-	symbols += segment->first;
-	if (segment->basis != NULL) {
-		if (!ecsq_from_components(decoder, segment, symbols, count))
-			return false;
-	} else {
-		work->kernel->dequantise(symbols, work->row, segment->mean, segment->factor, segment->symbols, count, work->values, segment->values);
-		for (uint32_t row = 0; row < count; row++)
-			if (!ecsq_escapes_row(decoder, segment, symbols + (size_t)row * work->row, work->values + (size_t)row * segment->values, NULL))
-				return false;
-	}
-	ecsq_turn(work, segment, KVCI_ROPE_FORWARD, token, count);
-	for (uint32_t at = 0; at < segment->values; at += segment->plane->dims) {
-		struct kvci_layout_rows rows = ecsq_rows(segment, work, at, token, count);
+	for (uint32_t done = 0; done < count; done += ECSQ_PIECE) {
+		uint32_t piece = count - done < ECSQ_PIECE ? count - done : ECSQ_PIECE;
+		kvc_status_t status = kvci_rans_read(&decoder->reader, work->symbols, (size_t)piece * work->row);
 
-		kvci_layout_store(&work->layout, raw, &rows, work->values + at, segment->values);
+		if (status != KVC_OK)
+			return status;
+		for (uint32_t i = 0; i < work->segment_count; i++) {
+			struct ecsq_segment *segment = &work->segments[i];
+
+			if (segment->basis != NULL ? !ecsq_decode_codes(decoder, segment, done, piece) :
+			                             !ecsq_decode_channels(decoder, segment, token + done, piece, raw))
+				return KVC_CORRUPT;
+		}
 	}
-	return true;
+	for (uint32_t i = 0; i < work->segment_count; i++)
+		if (work->segments[i].basis != NULL)
+			ecsq_from_components(work, &work->segments[i], token, count, raw);
+	return KVC_OK;
 }
 
 static bool ecsq_step_good(float step)
@@ -749,13 +827,10 @@ static kvc_status_t ecsq_decode_any(const struct kvc_codec_part *part, bool pca,
 	for (uint32_t i = 0; i < work->classes.count; i++)
 		kvci_rans_decoder_entries(work->classes.classes[i].frequencies, work->entries + (size_t)i * KVCI_RANS_TOTAL);
 	status = kvci_rans_read_begin_wide(&decoder.reader, work->entries, &work->map, decoder.escapes_end, coded + coded_bytes);
-	for (uint32_t token = work->sinks; token < work->layout.tokens && status == KVC_OK; token += ECSQ_PIECE) {
-		uint32_t left = work->layout.tokens - token, count = left < ECSQ_PIECE ? left : ECSQ_PIECE;
+	for (uint32_t token = work->sinks; token < work->layout.tokens && status == KVC_OK; token += ECSQ_RUN) {
+		uint32_t left = work->layout.tokens - token;
 
-		status = kvci_rans_read(&decoder.reader, work->symbols, (size_t)count * work->row);
-		for (uint32_t i = 0; i < work->segment_count && status == KVC_OK; i++)
-			if (!ecsq_decode_segment(&decoder, &work->segments[i], work->symbols, token, count, raw))
-				status = KVC_CORRUPT;
+		status = ecsq_decode_run(&decoder, token, left < ECSQ_RUN ? left : ECSQ_RUN, raw);
 	}
 	if (status == KVC_OK)
 		status = kvci_rans_read_end(&decoder.reader);
@@ -811,7 +886,7 @@ const struct kvc_codec_ops kvc_codec_ecsq_pca_ops = {
 	.params = KVC_CODEC_PARAM_STEP | KVC_CODEC_PARAM_STEP_V | KVC_CODEC_PARAM_SINKS,
 	.defaults = { .step = 0.5f, .sinks = 4 },
 	.span = ecsq_pca_span,
-	.scratch_bytes = ecsq_scratch_bytes,
+	.scratch_bytes = ecsq_pca_scratch_bytes,
 	.bound_bytes = ecsq_bound_bytes,
 	.encode = ecsq_pca_encode,
 	.decode = ecsq_pca_decode,

@@ -5,47 +5,83 @@
 #if defined(__x86_64__)
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define ECSQ_OWN_MULTIPLY
 #include "codec/ecsq_kernel.h"
 
-enum { AVX2_VECTORS = 2, AVX2_LANES = 8 };
+enum {
+	AVX2_LANES = 8,
+	AVX2_VECTORS = ECSQ_PANEL / AVX2_LANES,
+	AVX2_CHUNK = 64,  /* pairs, a bit each; with a panel's elements half of the smallest first cache */
+	AVX2_STRIP = 256, /* tokens whose bits are known at a time */
+};
 
-static inline __m256i avx2_pair(const int16_t *in)
+/* Which pairs are not both 0. */
+static uint64_t avx2_mask(const int16_t *in, uint32_t pairs)
 {
-	int32_t pair;
+	uint64_t mask = 0;
+	uint32_t at = 0;
 
-	__builtin_memcpy(&pair, in, sizeof(pair));
-	return _mm256_set1_epi32(pair);
+	for (; at + AVX2_LANES <= pairs; at += AVX2_LANES) {
+		__m256i zero = _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(in + 2 * (size_t)at)), _mm256_setzero_si256());
+
+		mask |= (uint64_t)(uint8_t)~_mm256_movemask_ps(_mm256_castsi256_ps(zero)) << at;
+	}
+	for (; at < pairs; at++)
+		mask |= (uint64_t)((in[2 * (size_t)at] | in[2 * (size_t)at + 1]) != 0) << at;
+	return mask;
 }
 
-/* Four tokens by sixteen outputs. */
-static void avx2_block(const int16_t *in, size_t in_stride, uint32_t pairs, const int16_t *matrix, int32_t *out, size_t out_stride)
+/* Adds the products of one token's pairs in the mask to a panel's sums. */
+static inline void avx2_row(const int16_t *in, uint64_t mask, const int16_t *matrix, int32_t *out, bool first)
 {
-	__m256i sums[ECSQ_TOKENS_STEP][AVX2_VECTORS];
+	__m256i sums[AVX2_VECTORS];
 
-	for (int t = 0; t < ECSQ_TOKENS_STEP; t++)
-		for (int v = 0; v < AVX2_VECTORS; v++)
-			sums[t][v] = _mm256_setzero_si256();
-	for (uint32_t pair = 0; pair < pairs; pair++, matrix += 2 * ECSQ_PANEL) {
-		__m256i elements[AVX2_VECTORS];
+#pragma GCC unroll 8
+	for (int v = 0; v < AVX2_VECTORS; v++)
+		sums[v] = first ? _mm256_setzero_si256() : _mm256_loadu_si256((const __m256i *)(const void *)(out + v * AVX2_LANES));
+	while (mask != 0) {
+		size_t pair = (size_t)__builtin_ctzll(mask);
+		const int16_t *elements = matrix + pair * (2 * ECSQ_PANEL);
+		int32_t both;
 
-#pragma GCC unroll 2
-		for (int v = 0; v < AVX2_VECTORS; v++)
-			elements[v] = _mm256_loadu_si256((const __m256i *)(const void *)(matrix + v * 2 * AVX2_LANES));
-#pragma GCC unroll 4
-		for (int t = 0; t < ECSQ_TOKENS_STEP; t++) {
-			__m256i both = avx2_pair(in + (size_t)t * in_stride + 2 * (size_t)pair);
+		__builtin_memcpy(&both, in + 2 * pair, sizeof(both));
+		mask &= mask - 1;
+#pragma GCC unroll 8
+		for (int v = 0; v < AVX2_VECTORS; v++) {
+			__m256i vector = _mm256_loadu_si256((const __m256i *)(const void *)(elements + v * 2 * AVX2_LANES));
 
-#pragma GCC unroll 2
-			for (int v = 0; v < AVX2_VECTORS; v++)
-				sums[t][v] = _mm256_add_epi32(sums[t][v], _mm256_madd_epi16(elements[v], both));
+			sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(vector, _mm256_set1_epi32(both)));
 		}
 	}
-	for (int t = 0; t < ECSQ_TOKENS_STEP; t++)
-		for (int v = 0; v < AVX2_VECTORS; v++)
-			_mm256_storeu_si256((__m256i *)(void *)(out + (size_t)t * out_stride + v * AVX2_LANES), sums[t][v]);
+#pragma GCC unroll 8
+	for (int v = 0; v < AVX2_VECTORS; v++)
+		_mm256_storeu_si256((__m256i *)(void *)(out + v * AVX2_LANES), sums[v]);
+}
+
+/* All panels' sums of up to AVX2_STRIP tokens: a chunk of pairs after another, and of it a panel's elements for all tokens while they are near.
+ * A quarter of all pairs of codes is 0. */
+static void avx2_strip(const int16_t *in, size_t in_stride, uint32_t tokens, uint32_t pairs, const int16_t *matrix, size_t panel_elements,
+                       uint32_t outputs, int32_t *out, size_t out_stride)
+{
+	uint64_t masks[AVX2_STRIP];
+	uint32_t pair = 0;
+
+	do {
+		uint32_t chunk = pairs - pair < AVX2_CHUNK ? pairs - pair : AVX2_CHUNK;
+
+		for (uint32_t token = 0; token < tokens; token++)
+			masks[token] = avx2_mask(in + token * in_stride + 2 * (size_t)pair, chunk);
+		for (uint32_t at = 0; at < outputs; at += ECSQ_PANEL) {
+			const int16_t *panel = matrix + at / ECSQ_PANEL * panel_elements + pair * (size_t)(2 * ECSQ_PANEL);
+
+			for (uint32_t token = 0; token < tokens; token++)
+				avx2_row(in + token * in_stride + 2 * (size_t)pair, masks[token], panel, out + token * out_stride + at, pair == 0);
+		}
+		pair += chunk;
+	} while (pair < pairs);
 }
 
 static void body_multiply(const int16_t *in, size_t in_stride, uint32_t tokens, uint32_t pairs, const int16_t *matrix, uint32_t rows,
@@ -53,12 +89,9 @@ static void body_multiply(const int16_t *in, size_t in_stride, uint32_t tokens, 
 {
 	size_t panel_elements = ((size_t)rows + 1) / 2 * 2 * ECSQ_PANEL;
 
-	for (uint32_t at = 0; at < outputs; at += AVX2_VECTORS * AVX2_LANES) {
-		const int16_t *panel = matrix + at / ECSQ_PANEL * panel_elements + at % ECSQ_PANEL * (size_t)2;
-
-		for (uint32_t token = 0; token < tokens; token += ECSQ_TOKENS_STEP)
-			avx2_block(in + token * in_stride, in_stride, pairs, panel, out + token * out_stride + at, out_stride);
-	}
+	for (uint32_t token = 0; token < tokens; token += AVX2_STRIP)
+		avx2_strip(in + token * in_stride, in_stride, tokens - token < AVX2_STRIP ? tokens - token : AVX2_STRIP, pairs, matrix,
+		           panel_elements, outputs, out + token * out_stride, out_stride);
 }
 
 #include "codec/ecsq_body.h"

@@ -52,6 +52,28 @@ static bool body_whole(const float *restrict values, size_t stride, const float 
 	return beyond == 0;
 }
 
+static uint64_t body_length(const int16_t *whole, uint32_t count)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		sum += (uint32_t)(whole[i] * whole[i]);
+	return sum;
+}
+
+static double body_length_wide(const int32_t *sums, uint32_t count)
+{
+	double lanes[8] = { 0 };
+	uint32_t i;
+
+	for (i = 0; i + 8 <= count; i += 8)
+		for (int lane = 0; lane < 8; lane++)
+			lanes[lane] += (double)sums[i + lane] * (double)sums[i + lane];
+	for (; i < count; i++)
+		lanes[0] += (double)sums[i] * (double)sums[i];
+	return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
 static void body_restore(const int32_t *restrict sums, size_t sum_stride, const float *restrict mean, const float *restrict scale,
                          uint32_t count, uint32_t rows, float *restrict values, size_t stride)
 {
@@ -86,6 +108,6 @@ static void body_multiply(const int16_t *in, size_t in_stride, uint32_t tokens, 
 
 #define ECSQ_SLOTS(kernel_name) \
 	.name = kernel_name, .dequantise = body_dequantise, .quantise = body_quantise, .codes = body_codes, \
-	.whole = body_whole, .restore = body_restore, .multiply = body_multiply
+	.whole = body_whole, .length = body_length, .length_wide = body_length_wide, .restore = body_restore, .multiply = body_multiply
 
 #endif

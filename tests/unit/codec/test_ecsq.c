@@ -16,6 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/copy.h"
+#include "codec/ecsq_kernel.h"
 #include "codec/layout.h"
 #include "codec/pca.h"
 #include "codec/profile_make.h"
@@ -134,7 +135,7 @@ static void coded_init(struct coded *coded, const char *spec, const struct kvc_f
 	coded->part = (struct kvc_codec_part){ .form = &coded->form, .layer_count = 1, .is_k = is_k, .profile = profile, .params = &coded->params };
 	if (coded->ops->span != NULL)
 		coded->part.layer_count = coded->ops->span(&coded->part);
-	coded->raw_bytes = (size_t)coded->part.layer_count * TOKENS * HEADS * dims * (form->dtype == KVC_DTYPE_F32 ? 4 : 2);
+	coded->raw_bytes = (size_t)coded->part.layer_count * form->block_tokens * HEADS * dims * (form->dtype == KVC_DTYPE_F32 ? 4 : 2);
 	coded->bound = coded->ops->bound_bytes(&coded->part, coded->raw_bytes);
 	coded->scratch_bytes = coded->ops->scratch_bytes(&coded->part, coded->raw_bytes);
 	coded->raw = kvci_alloc(coded->raw_bytes);
@@ -373,6 +374,109 @@ static void test_ecsq__each_kernel_and_form__same_stream_and_bits(void **context
 		coded_fini(&first);
 	}
 	assert_true(kvci_rans_select(usual));
+}
+
+/* A layer of the sample, as it were `position` tokens later. */
+static void fill_moved(const uint16_t *layer, bool is_k, uint64_t position, uint16_t *out)
+{
+	float table[DIMS], row[DIMS];
+
+	kvci_rope_table_move(&rope, 0, position, table);
+	for (size_t at = 0; at < LAYER_VALUES; at += DIMS) {
+		for (int i = 0; i < DIMS; i++)
+			row[i] = from_bf16(layer[at + i]);
+		if (is_k)
+			kvci_rope_apply(&rope, table, 0, row, 1, DIMS);
+		for (int i = 0; i < DIMS; i++)
+			out[at + i] = to_bf16(row[i]);
+	}
+}
+
+/* What is made of a token does not depend on how many others its part has. */
+static void test_ecsq__long_part__as_its_pieces(void **context)
+{
+	enum { PIECES = 5, LONG = PIECES * TOKENS }; /* more than are done at a time, with turns and with bases */
+
+	(void)context;
+	for (int at = 0; at < 4; at++) {
+		const char *spec = at & 2 ? "ecsq+pca:step=0.3,sinks=0" : "ecsq:step=0.3,sinks=0";
+		struct kvc_form form = form_of(KVC_KV_SPLIT, KVC_ORDER_NH), whole_form = form;
+		struct coded whole, piece;
+		size_t layer_bytes;
+
+		whole_form.block_tokens = LONG;
+		coded_init(&whole, spec, &whole_form, at & 1);
+		coded_init(&piece, spec, &form, at & 1);
+		layer_bytes = piece.raw_bytes / piece.part.layer_count;
+		for (uint32_t layer = 0; layer < piece.part.layer_count; layer++)
+			for (uint32_t i = 0; i < PIECES; i++)
+				fill_moved(sample[whole.part.is_k ? 0 : 1] + (size_t)layer * LAYER_VALUES, whole.part.is_k, i * TOKENS,
+				           (uint16_t *)(void *)(whole.raw + (layer * PIECES + i) * layer_bytes));
+		coded_encode(&whole);
+		assert_true(whole.bytes != 0);
+		assert_int_equal(coded_decode(&whole), KVC_OK);
+		for (uint32_t i = 0; i < PIECES; i++) {
+			piece.part.position_tokens = (uint64_t)i * TOKENS;
+			for (uint32_t layer = 0; layer < piece.part.layer_count; layer++)
+				memcpy(piece.raw + layer * layer_bytes, whole.raw + (layer * PIECES + i) * layer_bytes, layer_bytes);
+			coded_encode(&piece);
+			assert_true(piece.bytes != 0);
+			assert_int_equal(coded_decode(&piece), KVC_OK);
+			for (uint32_t layer = 0; layer < piece.part.layer_count; layer++)
+				assert_memory_equal(whole.back + (layer * PIECES + i) * layer_bytes, piece.back + layer * layer_bytes, layer_bytes);
+		}
+		coded_fini(&whole);
+		coded_fini(&piece);
+	}
+}
+
+/* Sums of products and of squares by the kernel in use, against the plain one. */
+static void check_products(const struct ecsq_kernel *kernel, uint32_t tokens, uint32_t pairs, uint32_t rows, uint32_t outputs, uint64_t zeros)
+{
+	size_t stride = (outputs + ECSQ_PANEL - 1) / ECSQ_PANEL * ECSQ_PANEL, elements = kvci_ecsq_matrix_bytes(rows, outputs) / sizeof(int16_t);
+	int16_t *in = kvci_alloc_zero((size_t)tokens * pairs * 2 + 1, sizeof(*in)), *matrix = kvci_alloc(elements * sizeof(*matrix));
+	int32_t *out = kvci_alloc(tokens * stride * sizeof(*out)), *right = kvci_alloc(tokens * stride * sizeof(*right));
+
+	assert_true(in != NULL && matrix != NULL && out != NULL && right != NULL);
+	for (size_t i = 0; i < (size_t)tokens * pairs * 2; i++)
+		in[i] = random_next() % 8 < zeros ? 0 : (int16_t)random_next();
+	for (size_t i = 0; i < elements; i++)
+		matrix[i] = (int16_t)random_next();
+	kvci_ecsq_kernel_scalar.multiply(in, (size_t)pairs * 2, tokens, pairs, matrix, rows, outputs, right, stride);
+	kernel->multiply(in, (size_t)pairs * 2, tokens, pairs, matrix, rows, outputs, out, stride);
+	for (uint32_t token = 0; token < tokens; token++)
+		assert_memory_equal(out + token * stride, right + token * stride, outputs * sizeof(*out));
+	assert_true(kernel->length(in, pairs * 2) == kvci_ecsq_kernel_scalar.length(in, pairs * 2));
+	assert_true(kernel->length_wide(right, outputs) == kvci_ecsq_kernel_scalar.length_wide(right, outputs));
+	kvci_free(in);
+	kvci_free(matrix);
+	kvci_free(out);
+	kvci_free(right);
+}
+
+static void test_ecsq__products_of_each_kernel__same_sums(void **context)
+{
+	static const char *const names[] = { "avx2", "avx512" };
+	const char *usual = kvci_rans_kernel();
+
+	(void)context;
+	for (int i = 0; i < 2; i++) {
+		if (!kvci_rans_select(names[i]))
+			continue;
+		for (uint64_t zeros = 0; zeros <= 8; zeros += 4) {
+			check_products(kvci_ecsq_kernel(), 4, 0, 9, 64, zeros);
+			check_products(kvci_ecsq_kernel(), 4, 1, 1, 1, zeros);
+			check_products(kvci_ecsq_kernel(), 16, 64, 200, 192, zeros);
+			check_products(kvci_ecsq_kernel(), 12, 77, 153, 100, zeros);
+			check_products(kvci_ecsq_kernel(), 260, 131, 300, 65, zeros);
+		}
+	}
+	assert_true(kvci_rans_select(usual));
+#if defined(__x86_64__)
+	if (kvci_rans_select("avx512")) /* where the product of pairs is one instruction, the other kernel is not picked */
+		check_products(&kvci_ecsq_kernel_avx512, 12, 77, 153, 100, 4);
+	assert_true(kvci_rans_select(usual));
+#endif
 }
 
 /* ---- what is wrong ---- */
@@ -677,6 +781,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_ecsq__sinks__come_back_bit_for_bit),
 		cmocka_unit_test(test_ecsq__outliers__escaped_or_left_raw),
 		cmocka_unit_test(test_ecsq__each_kernel_and_form__same_stream_and_bits),
+		cmocka_unit_test(test_ecsq__long_part__as_its_pieces),
+		cmocka_unit_test(test_ecsq__products_of_each_kernel__same_sums),
 		cmocka_unit_test(test_ecsq__damaged_stream__answered_inside_the_buffers),
 		cmocka_unit_test(test_ecsq__no_profile_or_another__not_coded_and_corrupt),
 		cmocka_unit_test(test_ecsq__golden_streams__as_they_were),
