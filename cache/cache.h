@@ -332,6 +332,7 @@ uint32_t kvci_cache_binding_count(const struct kvci_cache *cache); /* bindings a
 /* The form of records in a space, and the space's fields; NULL: nobody has bound it. */
 const struct kvc_form *kvci_cache_form_of(const struct kvci_cache *cache, const uint8_t fingerprint[KVCI_SPACE_BYTES], uint64_t form_id,
                                           const struct kvci_space **ret_fields);
+uint64_t kvci_cache_binding_form_id(const struct kvci_cache *cache, uint32_t binding); /* 0: no such binding */
 const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, uint32_t binding);
 uint32_t kvci_cache_binding_space(const struct kvci_cache *cache, uint32_t binding);
 uint32_t kvci_cache_binding_shards(const struct kvci_cache *cache, uint32_t binding); /* its shard_count; 0: no such binding */

@@ -226,6 +226,11 @@ const struct kvc_form *kvci_cache_binding_form(const struct kvci_cache *cache, u
 	return &cache->bindings[binding]->form;
 }
 
+uint64_t kvci_cache_binding_form_id(const struct kvci_cache *cache, uint32_t binding)
+{
+	return binding < cache->binding_count ? cache->bindings[binding]->form_id : 0;
+}
+
 uint32_t kvci_cache_binding_shards(const struct kvci_cache *cache, uint32_t binding)
 {
 	return binding < cache->binding_count ? cache->bindings[binding]->shard_count : 0;

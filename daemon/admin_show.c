@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "daemon/coding.h"
 #include "daemon/content.h"
 #include "daemon/disk_read.h"
 
@@ -325,7 +326,7 @@ static void show_record(struct show *show)
 {
 	struct kvci_admin_question *question = show->question;
 	const struct kvci_block_info *info = &show->infos[0];
-	const struct kvc_form *form = kvci_cache_binding_form(show->core->cache, info->binding);
+	const struct kvc_form *form = kvci_coding_form(show->core->coding, info->binding);
 	bool coded;
 
 	if (form != NULL) {

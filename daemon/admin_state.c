@@ -312,13 +312,13 @@ static void state_form_profile(json_t *object, const struct kvci_core *core, con
 		admin_set_bool(object, "profile_of_model", profile->model[0] != '\0');
 }
 
-/* The forms that are bound in the space, by a walk over the bindings. */
+/* The forms of the space that are known, by a walk over the bindings. */
 static json_t *state_space_forms(const struct kvci_core *core, uint32_t space, const struct kvci_space *fields)
 {
 	json_t *forms = json_array();
 
 	for (uint32_t binding = 0; binding < kvci_cache_binding_count(core->cache); binding++) {
-		const struct kvc_form *form = kvci_cache_binding_form(core->cache, binding);
+		const struct kvc_form *form = kvci_coding_form(core->coding, binding);
 
 		if (form != NULL && kvci_cache_binding_space(core->cache, binding) == space) {
 			json_t *object = admin_form_json(form);

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "codec/kl_table.h"
 #include "codec/profile.h"
+#include "daemon/forms.h"
 #include "daemon/scores.h"
 
 enum { CODING_PROFILE_BYTES_MAX = 1 << 30, CODING_PROFILES_MAX = 1024, CODING_SCORES_BYTES_MAX = 64 << 20 };
@@ -25,6 +26,7 @@ struct kvci_coding {
 	char *folder; /* NULL: memory only */
 	struct kvc_profile **profiles;
 	uint32_t profile_count;
+	struct kvci_forms *forms;
 	struct kvci_scores *scores; /* NULL until some come */
 	bool forced;
 	struct kvc_tier_entry forced_entry;
@@ -257,6 +259,37 @@ kvc_status_t kvci_coding_load_profiles(struct kvci_coding *coding, uint32_t *ret
 	return status == KVC_NO_MEMORY ? status : KVC_OK;
 }
 
+/* ---- forms ---- */
+
+void kvci_coding_note_form(struct kvci_coding *coding, const struct kvc_form *form)
+{
+	kvci_forms_note(coding->forms, form);
+}
+
+const struct kvc_form *kvci_coding_form(const struct kvci_coding *coding, uint32_t binding)
+{
+	const struct kvc_form *form = kvci_cache_binding_form(coding->core->cache, binding);
+
+	return form != NULL ? form : kvci_forms_find(coding->forms, kvci_cache_binding_form_id(coding->core->cache, binding));
+}
+
+/* The same of a record; *ret_fields: of its space. */
+static const struct kvc_form *coding_form_of(const struct kvci_coding *coding, const struct kvc_tier_entry *entry,
+                                             const struct kvci_space **ret_fields)
+{
+	const struct kvci_cache *cache = coding->core->cache;
+	const struct kvc_form *form = kvci_cache_form_of(cache, entry->space, entry->form_id, ret_fields);
+	struct kvci_space_info info;
+
+	for (uint32_t i = 0; form == NULL && i < kvci_cache_space_count(cache); i++) {
+		if (kvci_cache_space_info(cache, i, &info) != KVC_OK || memcmp(info.fingerprint, entry->space, sizeof(entry->space)) != 0)
+			continue;
+		*ret_fields = info.fields;
+		return kvci_forms_find(coding->forms, entry->form_id);
+	}
+	return form;
+}
+
 /* ---- scores ---- */
 
 kvc_status_t kvci_coding_put_scores(struct kvci_coding *coding, const struct kvci_block_id *id, const struct kvc_form *form,
@@ -290,7 +323,7 @@ static void coding_describe(void *context, const struct kvc_tier_entry *entry, b
 
 	if (core->cache == NULL)
 		return;
-	form = kvci_cache_form_of(core->cache, entry->space, entry->form_id, &fields);
+	form = coding_form_of(coding, entry, &fields);
 	if (form == NULL)
 		return;
 	if (coding->forced && memcmp(coding->forced_entry.hash, entry->hash, sizeof(entry->hash)) == 0 &&
@@ -343,7 +376,8 @@ kvc_status_t kvci_coding_create(struct kvci_core *core, struct kvci_coding **ret
 	if (coding == NULL)
 		return KVC_NO_MEMORY;
 	coding->core = core;
-	if (data_dir != NULL && data_dir[0] != '\0') {
+	status = kvci_forms_open(data_dir != NULL && data_dir[0] != '\0' ? data_dir : NULL, &coding->forms);
+	if (status == KVC_OK && data_dir != NULL && data_dir[0] != '\0') {
 		coding->folder = kvci_asprintf("%s/profiles", data_dir);
 		status = coding->folder != NULL ? kvci_coding_load_profiles(coding, &added, &refused) : KVC_NO_MEMORY;
 	}
@@ -362,6 +396,7 @@ void kvci_coding_destroy(struct kvci_coding *coding)
 	for (uint32_t i = 0; i < coding->profile_count; i++)
 		kvci_profile_free(coding->profiles[i]);
 	kvci_scores_destroy(coding->scores);
+	kvci_forms_close(coding->forms);
 	kvci_free(coding->profiles);
 	kvci_free(coding->folder);
 	kvci_free(coding);

@@ -36,6 +36,11 @@ const struct kvc_profile *kvci_coding_profile_for(const struct kvci_coding *codi
 bool kvci_coding_allows(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
                         const struct kvci_coded_target *target, bool again);
 
+/* An engine has bound this form. */
+void kvci_coding_note_form(struct kvci_coding *coding, const struct kvc_form *form);
+/* The form of a binding: as it is bound, or as it was before the daemon was restarted; NULL: not known. */
+const struct kvc_form *kvci_coding_form(const struct kvci_coding *coding, uint32_t binding);
+
 /* Retention scores of a block that is stored, or about to be: records of it are packed by them. INVALID: not a byte for each token and head of the form. */
 kvc_status_t kvci_coding_put_scores(struct kvci_coding *coding, const struct kvci_block_id *id, const struct kvc_form *form,
                                     const void *scores, uint64_t scores_bytes);

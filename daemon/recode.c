@@ -154,7 +154,7 @@ static void recode_unpacked(struct kvc_tier_request *request, kvc_status_t statu
 /* The record's scores go on with it. None, should they be damaged or of another length. */
 static void recode_take_scores(struct kvci_recode *recode, const struct kvci_record_header *header)
 {
-	const struct kvc_form *form = kvci_cache_binding_form(recode->core->cache, recode->block.binding);
+	const struct kvc_form *form = kvci_coding_form(recode->core->coding, recode->block.binding);
 	uint32_t bytes = 0;
 	const uint8_t *scores = kvci_record_scores(recode->buffer, header, &bytes);
 
@@ -206,7 +206,7 @@ static bool recode_aim(struct kvci_recode *recode, const struct kvci_space_info 
 static void recode_block(struct kvci_recode *recode)
 {
 	const struct kvci_block_info *block = &recode->block;
-	const struct kvc_form *form = kvci_cache_binding_form(recode->core->cache, block->binding);
+	const struct kvc_form *form = kvci_coding_form(recode->core->coding, block->binding);
 	struct kvci_space_info space;
 
 	if (form == NULL || kvci_cache_space_info(recode->core->cache, block->space, &space) != KVC_OK || !recode_aim(recode, &space, form)) {

@@ -17,7 +17,7 @@ struct kvci_recode_figures {
 	uint64_t blocks_total;  /* on the disk when it began */
 	uint64_t blocks_done;
 	uint64_t recoded, already; /* already: in this codec, or no shorter by it */
-	uint64_t refused;          /* the space does not allow this loss, or nobody has bound its form since the start */
+	uint64_t refused;          /* the space does not allow this loss, or nobody has ever bound its form */
 	uint64_t failed, busy;     /* busy: loaded or stored meanwhile */
 	uint64_t before_bytes, after_bytes; /* of what was recoded */
 	uint64_t begin_ns, end_ns;

@@ -352,6 +352,7 @@ static kvc_status_t serve_bind_parsed(struct kvci_conn *conn, const struct kvci_
 	kvci_space_fini(&space);
 	if (status != KVC_OK)
 		return status;
+	kvci_coding_note_form(conn->core->coding, &form);
 	if (!serve_bound(conn, binding)) {
 		if (conn->binding_count == SERVE_BINDINGS_MAX)
 			return KVC_TOO_BIG;

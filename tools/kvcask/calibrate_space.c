@@ -130,7 +130,7 @@ static int space_choose_form(struct space_read *read)
 	if (found > 1)
 		return tool_failed(read->tool, "the space has %zu forms of this shard: name one by --form (see kvcask spaces --long)", found);
 	if (found == 0 && others == 0)
-		return tool_failed(read->tool, "no engine has opened this space since the daemon started, so that nothing is known of its blocks' form");
+		return tool_failed(read->tool, "no engine has opened this space, or the form of its blocks is not known");
 	if (found == 0)
 		return tool_failed(read->tool, wanted != NULL ? "the space has no such form (see kvcask spaces --long)"
 		                                              : "the space has no blocks of that shard: name it by --shard (see kvcask spaces --long)");

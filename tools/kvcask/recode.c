@@ -33,7 +33,7 @@ static int recode_print(const struct tool *tool, const json_t *answer)
 		       print_duration((double)tool_u64(answer, "elapsed_ns") / 1e9), print_bytes(before), print_bytes(after),
 		       print_count(tool_u64(answer, "already")), print_count(tool_u64(answer, "busy")), print_count(tool_u64(answer, "failed")));
 		if (refused != 0)
-			printf("  %s left as they are: their space does not allow this loss, or no engine has bound it since the start\n",
+			printf("  %s left as they are: their space does not allow this loss, or their form is not known\n",
 			       print_count(refused));
 	}
 	if (tool_u64(answer, "failed") != 0)
