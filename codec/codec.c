@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The codec table.
+ * The codec table: what is built in, then modules.
  */
 #include <kvcask/plugin/codec.h>
 
 #include <string.h>
 
 #include "codec/codecs.h"
+#include "codec/module.h"
 
 static const struct kvc_codec_ops *const codec_table[] = {
 #define CODEC_ENTRY(ops) &ops,
@@ -22,7 +23,7 @@ const struct kvc_codec_ops *kvc_codec_by_id(uint16_t id)
 		if (codec_table[i]->id == id)
 			return codec_table[i];
 	}
-	return NULL;
+	return kvci_codec_module_by_id(id);
 }
 
 const struct kvc_codec_ops *kvc_codec_by_name(const char *name)
@@ -31,10 +32,10 @@ const struct kvc_codec_ops *kvc_codec_by_name(const char *name)
 		if (strcmp(codec_table[i]->name, name) == 0)
 			return codec_table[i];
 	}
-	return NULL;
+	return kvci_codec_module_by_name(name);
 }
 
 const struct kvc_codec_ops *kvc_codec_at(size_t index)
 {
-	return index < CODEC_COUNT ? codec_table[index] : NULL;
+	return index < CODEC_COUNT ? codec_table[index] : kvci_codec_module_at(index - CODEC_COUNT);
 }

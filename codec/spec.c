@@ -25,7 +25,7 @@ struct spec_key {
 static const struct spec_key spec_keys[] = {
 	SPEC_WHOLE(bits_k, BITS_K, 2, 8),   SPEC_WHOLE(bits_v, BITS_V, 2, 8),     SPEC_WHOLE(group, GROUP, 1, 4096),
 	SPEC_WHOLE(sinks, SINKS, 0, 64),    SPEC_WHOLE(entropy, ENTROPY, 0, 1),   SPEC_WHOLE(variant, VARIANT, 0, 255),
-	SPEC_FLOAT(step, STEP, 0.01, 4),    SPEC_FLOAT(step_v, STEP_V, 0.01, 4),
+	SPEC_FLOAT(step, STEP, 0.01, 4),    SPEC_FLOAT(step_v, STEP_V, 0.01, 4),  SPEC_WHOLE(qp, QP, 0, 51),
 };
 
 enum { SPEC_KEYS = sizeof(spec_keys) / sizeof(spec_keys[0]) };

@@ -19,7 +19,7 @@
 #include <kvcask/form.h>
 #include <kvcask/status.h>
 
-enum { KVC_CODEC_ABI = 2 };
+enum { KVC_CODEC_ABI = 3 };
 
 /* Numbers are stored in records: they never change meaning. */
 enum kvc_codec_id {
@@ -47,6 +47,7 @@ struct kvc_codec_params {
 	uint32_t variant;        /* the codec's own choice, see its file: fp8 0 = e4m3, 1 = e5m2, ... */
 	float step;              /* of a uniform quantiser, in standard deviations */
 	float step_v;            /* of V, where it differs; 0: step */
+	uint32_t qp;             /* of a video codec: 6 more double the step */
 };
 
 /* Which of them a codec takes, by name in a spec: ops->params. */
@@ -59,6 +60,7 @@ enum {
 	KVC_CODEC_PARAM_VARIANT = 1 << 5,
 	KVC_CODEC_PARAM_STEP = 1 << 6,
 	KVC_CODEC_PARAM_STEP_V = 1 << 7,
+	KVC_CODEC_PARAM_QP = 1 << 8,
 };
 
 struct kvc_profile; /* codec/profile.h: what is known of a model's KV */
@@ -97,13 +99,23 @@ struct kvc_codec_ops {
 	                       size_t raw_bytes, void *scratch);
 };
 
-/* NULL: this build has no such codec. */
+/* A codec with dependencies that not everyone wants is a module: kvcask-codec-NAME.so, which exports kvc_codec_module() and is loaded when its
+ * codec is first asked for, from the folder (a full path) that the environment's KVCASK_MODULES names, ../lib/kvcask beside the library or program,
+ * or where it was installed to; once and for ever. Which names are asked for stands in codec/module.c. */
+#define KVC_CODEC_MODULE(ops) \
+	__attribute__((visibility("default"))) const struct kvc_codec_ops *kvc_codec_module(void); \
+	const struct kvc_codec_ops *kvc_codec_module(void) \
+	{ \
+		return &ops; \
+	}
+
+/* NULL: this build has no such codec, and there is no module of it. */
 const struct kvc_codec_ops *kvc_codec_by_id(uint16_t id);
 const struct kvc_codec_ops *kvc_codec_by_name(const char *name);
-/* The codecs of this build in the order of their ids; NULL behind the last. */
+/* The codecs of this build, and the modules that are there, in the order of their ids; NULL behind the last. */
 const struct kvc_codec_ops *kvc_codec_at(size_t index);
 
-/* Parses "NAME" or "NAME:key=value,key=value" (keys: bits_k, bits_v, bits (both), group, sinks, entropy, variant, step, step_v).
+/* Parses "NAME" or "NAME:key=value,key=value" (keys: bits_k, bits_v, bits (both), group, sinks, entropy, variant, step, step_v, qp).
  * What is not named has the codec's default. INVALID: *ret_wrong (static storage or into `text`) is the word that is wrong; NOT_FOUND:
  * no such codec in this build. */
 kvc_status_t kvc_codec_spec_parse(const char *text, const struct kvc_codec_ops **ret_ops, struct kvc_codec_params *ret_params,
