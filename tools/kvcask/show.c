@@ -93,6 +93,8 @@ static void show_sections(const json_t *answer, bool all)
 	print_pair("sections", "%zu of together %s, stored as %s (%s, %.2fx)%s%s", json_array_size(sections), print_bytes(raw), print_bytes(stored),
 	           tool_text(json_array_get(sections, 0), "codec"), stored != 0 ? (double)raw / (double)stored : 1.0,
 	           tool_true(answer, "header.lossy") ? ", lossy" : "", tool_at(answer, "header.profile") != NULL ? ", by a profile" : "");
+	if (tool_at(answer, "header.scores_bytes") != NULL)
+		print_pair("scores", "%s, of its tokens' worth", print_bytes(tool_u64(answer, "header.scores_bytes")));
 	if (tool_at(answer, "header.profile") != NULL)
 		print_pair("profile", "%s", tool_text(answer, "header.profile"));
 	if (!all)
