@@ -112,16 +112,13 @@ uint32_t ecsq_classes_find(struct ecsq_classes *classes, const struct kvc_profil
 	uint32_t nearest = 0;
 	double distance = INFINITY;
 
-	for (uint32_t i = 0; i < classes->count; i++) {
-		double here;
-
-		class = &classes->classes[i];
-		if (class->limit > MODEL_LIMIT_MAX) /* the pad */
-			continue;
-		if (class->shape == shape && class->ratio == ratio)
+	for (uint32_t i = 0; i < classes->count; i++)
+		if (classes->classes[i].ratio == ratio && classes->classes[i].shape == shape && classes->classes[i].limit <= MODEL_LIMIT_MAX)
 			return i;
-		here = model_distance(class->ratio, ratio);
-		if (here < distance) {
+	for (uint32_t i = 0; i < classes->count && classes->count == ECSQ_CLASSES_MAX; i++) {
+		double here = model_distance(classes->classes[i].ratio, ratio);
+
+		if (classes->classes[i].limit <= MODEL_LIMIT_MAX && here < distance) { /* not the pad */
 			distance = here;
 			nearest = i;
 		}
