@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #define ECSQ_OWN_MULTIPLY
+#define ECSQ_OWN_QUANTISE
 #include "codec/ecsq_kernel.h"
 
 enum {
@@ -92,6 +93,36 @@ static void body_multiply(const int16_t *in, size_t in_stride, uint32_t tokens, 
 	for (uint32_t token = 0; token < tokens; token += AVX2_STRIP)
 		avx2_strip(in + token * in_stride, in_stride, tokens - token < AVX2_STRIP ? tokens - token : AVX2_STRIP, pairs, matrix,
 		           panel_elements, outputs, out + token * out_stride, out_stride);
+}
+
+/* The codes of eight values: as kvci_ecsq_code, whose sum with a large number rounds as this conversion does. */
+static inline __m256i avx2_codes(const float *value, const float *mean, const float *inverse)
+{
+	__m256 code = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(value), _mm256_loadu_ps(mean)), _mm256_loadu_ps(inverse));
+
+	code = _mm256_min_ps(code, _mm256_set1_ps(ECSQ_CODE_MAX));
+	return _mm256_cvtps_epi32(_mm256_max_ps(code, _mm256_set1_ps(-ECSQ_CODE_MAX)));
+}
+
+/* Sixteen symbols at a time; returns how many. */
+static inline uint32_t body_quantise_most(const float *values, const float *mean, const float *inverse, const uint8_t *limit, uint32_t count,
+                                          uint8_t *symbols)
+{
+	uint32_t at;
+
+	for (at = 0; at + 16 <= count; at += 16) {
+		/* What is beyond 16 bits is beyond every limit. */
+		__m256i code = _mm256_permute4x64_epi64(_mm256_packs_epi32(avx2_codes(values + at, mean + at, inverse + at),
+		                                                           avx2_codes(values + at + 8, mean + at + 8, inverse + at + 8)), 0xd8);
+		__m256i most = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(limit + at)));
+		__m256i beyond = _mm256_or_si256(_mm256_cmpgt_epi16(code, most),
+		                                 _mm256_cmpgt_epi16(_mm256_sub_epi16(_mm256_setzero_si256(), most), code));
+		__m256i symbol = _mm256_andnot_si256(beyond, _mm256_add_epi16(code, _mm256_set1_epi16(ECSQ_SYMBOL_ZERO)));
+
+		_mm_storeu_si128((__m128i *)(void *)(symbols + at),
+		                 _mm_packus_epi16(_mm256_castsi256_si128(symbol), _mm256_extracti128_si256(symbol, 1)));
+	}
+	return at;
 }
 
 #include "codec/ecsq_body.h"

@@ -17,16 +17,29 @@ static void body_dequantise(const uint8_t *symbols, size_t symbol_stride, const 
 			values[i] = mean[i] + (float)((int32_t)symbols[i] - ECSQ_SYMBOL_ZERO) * scale[i];
 }
 
-static void body_quantise(const float *restrict values, size_t stride, const float *restrict mean, const float *restrict inverse,
-                          const uint8_t *restrict limit, uint32_t count, uint32_t rows, uint8_t *restrict symbols, size_t symbol_stride)
+/* The symbols of a row from `begin` on. */
+static inline void body_quantise_row(const float *restrict values, const float *restrict mean, const float *restrict inverse,
+                                     const uint8_t *restrict limit, uint32_t begin, uint32_t count, uint8_t *restrict symbols)
 {
-	for (uint32_t row = 0; row < rows; row++, symbols += symbol_stride, values += stride)
-		for (uint32_t i = 0; i < count; i++) {
-			int32_t code = kvci_ecsq_code(values[i], mean[i], inverse[i]);
-			int32_t magnitude = code < 0 ? -code : code;
+	for (uint32_t i = begin; i < count; i++) {
+		int32_t code = kvci_ecsq_code(values[i], mean[i], inverse[i]);
+		int32_t magnitude = code < 0 ? -code : code;
 
-			symbols[i] = (uint8_t)(magnitude <= limit[i] ? code + ECSQ_SYMBOL_ZERO : 0);
-		}
+		symbols[i] = (uint8_t)(magnitude <= limit[i] ? code + ECSQ_SYMBOL_ZERO : 0);
+	}
+}
+
+static void body_quantise(const float *values, size_t stride, const float *mean, const float *inverse, const uint8_t *limit, uint32_t count,
+                          uint32_t rows, uint8_t *symbols, size_t symbol_stride)
+{
+	for (uint32_t row = 0; row < rows; row++, symbols += symbol_stride, values += stride) {
+		uint32_t done = 0;
+
+#if defined(ECSQ_OWN_QUANTISE)
+		done = body_quantise_most(values, mean, inverse, limit, count, symbols);
+#endif
+		body_quantise_row(values, mean, inverse, limit, done, count, symbols);
+	}
 }
 
 static void body_codes(const uint8_t *restrict symbols, size_t symbol_stride, uint32_t count, uint32_t rows, int16_t *restrict out,

@@ -454,6 +454,29 @@ static void check_products(const struct ecsq_kernel *kernel, uint32_t tokens, ui
 	kvci_free(right);
 }
 
+/* Symbols by the kernel against what one code is, near every limit, halfway between codes and beyond all of them. */
+static void check_symbols(const struct ecsq_kernel *kernel)
+{
+	enum { COUNT = 77, ROWS = 16 };
+	static const float odd[] = { 0.5f, -0.5f, 1.5f, 127.5f, -127.5f, 32767.5f, -32768.5f, 65664, -65408, 1e6f, -1e7f, 3e38f, -3e38f };
+	float values[ROWS * COUNT], mean[COUNT], inverse[COUNT];
+	uint8_t limit[COUNT], symbols[ROWS * COUNT];
+
+	for (int i = 0; i < COUNT; i++) {
+		mean[i] = i % 2 == 0 ? 0 : (float)(random_next() % 64);
+		inverse[i] = i % 3 == 0 ? 1 : 0.25f * (float)(1 + random_next() % 8);
+		limit[i] = (uint8_t)(random_next() % 128);
+	}
+	for (int i = 0; i < ROWS * COUNT; i++)
+		values[i] = i % 5 == 0 ? odd[random_next() % (sizeof(odd) / sizeof(odd[0]))] : (float)(random_next() % 4096) / 8 - 256;
+	kernel->quantise(values, COUNT, mean, inverse, limit, COUNT, ROWS, symbols, COUNT);
+	for (int i = 0; i < ROWS * COUNT; i++) {
+		int32_t code = kvci_ecsq_code(values[i], mean[i % COUNT], inverse[i % COUNT]), most = limit[i % COUNT];
+
+		assert_int_equal(symbols[i], code > most || code < -most ? 0 : code + ECSQ_SYMBOL_ZERO);
+	}
+}
+
 static void test_ecsq__products_of_each_kernel__same_sums(void **context)
 {
 	static const char *const names[] = { "avx2", "avx512" };
@@ -477,6 +500,18 @@ static void test_ecsq__products_of_each_kernel__same_sums(void **context)
 		check_products(&kvci_ecsq_kernel_avx512, 12, 77, 153, 100, 4);
 	assert_true(kvci_rans_select(usual));
 #endif
+}
+
+static void test_ecsq__symbols_of_each_kernel__of_the_same_codes(void **context)
+{
+	static const char *const names[] = { "scalar", "avx2", "avx512" };
+	const char *usual = kvci_rans_kernel();
+
+	(void)context;
+	for (int i = 0; i < 3; i++)
+		if (kvci_rans_select(names[i]))
+			check_symbols(kvci_ecsq_kernel());
+	assert_true(kvci_rans_select(usual));
 }
 
 /* ---- what is wrong ---- */
@@ -782,6 +817,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_ecsq__outliers__escaped_or_left_raw),
 		cmocka_unit_test(test_ecsq__each_kernel_and_form__same_stream_and_bits),
 		cmocka_unit_test(test_ecsq__long_part__as_its_pieces),
+		cmocka_unit_test(test_ecsq__symbols_of_each_kernel__of_the_same_codes),
 		cmocka_unit_test(test_ecsq__products_of_each_kernel__same_sums),
 		cmocka_unit_test(test_ecsq__damaged_stream__answered_inside_the_buffers),
 		cmocka_unit_test(test_ecsq__no_profile_or_another__not_coded_and_corrupt),
