@@ -140,7 +140,7 @@ static int space_choose_form(struct space_read *read)
 /* Can rows of tokens be read out of its pages? */
 static int space_check_form(struct space_read *read)
 {
-	json_t *extra = json_loads(tool_text(read->info, "extra"), 0, NULL);
+	const char *packed = strstr(tool_text(read->info, "extra"), "CPU_ATTN"); /* however deep: vLLM's connector names the backend there */
 	char id[20];
 	int result = TOOL_OK;
 
@@ -150,11 +150,11 @@ static int space_check_form(struct space_read *read)
 		result = tool_failed(read->tool, "its KV is %s: profiles are made of bfloat16, float16 and float32", tool_text(read->form_info, "dtype"));
 	else if (read->form.page_extra_bytes != 0)
 		result = tool_failed(read->tool, "its pages hold bytes of the engine's own beside K and V");
-	else if (strncmp(tool_text(extra, "page"), "CPU_ATTN", 8) == 0)
-		result = tool_failed(read->tool, "its engine packs keys in an order of its own (%s): which value is of which token is not known", tool_text(extra, "page"));
+	else if (packed != NULL)
+		result = tool_failed(read->tool, "its engine packs keys in an order of its own (%.*s): which value is of which token is not known",
+		                     (int)strcspn(packed, "\"\\"), packed);
 	else if (strcmp(id, tool_text(read->form_info, "form")) != 0 || kvc_form_sizes(&read->form, &read->sizes, NULL) != KVC_OK)
 		result = tool_failed(read->tool, "the daemon is of another version: it names a form that is not known here");
-	json_decref(extra);
 	return result;
 }
 

@@ -138,12 +138,14 @@ class Store(World):
         files, space = self.store(rope='{"rope_theta":10000.0,"rope_scaling":{"rope_type":"yarn","factor":4.0}}')
         _, few = self.store(tokens=32, rope=ROPE)
         _, packed = self.store(extra='{"page":"CPU_ATTN/amx/vllm-1"}', rope=ROPE)
+        _, reset = self.store(extra=json.dumps([json.dumps({"page": "CPU_ATTN/amx/vllm-1"}), "2"]), rope=ROPE)
         out = self.path("none")
         for arguments, code, said in (
             (["-S", 999], 1, "no space is called 999"),
             (["-S", "nobody"], 1, "no space is called nobody"),
             (["-S", few], 1, "too few to make a profile of"),
-            (["-S", packed], 1, "packs keys in an order of its own"),
+            (["-S", packed], 1, r"packs keys in an order of its own \(CPU_ATTN/amx/vllm-1\)"),
+            (["-S", reset], 1, r"packs keys in an order of its own \(CPU_ATTN/amx/vllm-1\)"),
             (["-S", space], 2, "how keys are rotated does not follow"),
             (["-S", space, "--form", "00"], 1, "no such form"),
             (["-S", space, "--tokens", "1"], 2, "--tokens"),
