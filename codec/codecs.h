@@ -20,7 +20,8 @@
 	X(kvc_codec_ecsq_pca_ops) \
 	X(kvc_codec_pq_ops) \
 	X(kvc_codec_cachegen_ops) \
-	X(kvc_codec_xquant_ops)
+	X(kvc_codec_xquant_ops) \
+	X(kvc_codec_split_profile_ops)
 
 #define KVCI_CODEC_DECLARE(ops) extern const struct kvc_codec_ops ops;
 KVCI_CODECS(KVCI_CODEC_DECLARE)

@@ -257,6 +257,7 @@ static const struct {
 	{ KVCI_PROFILE_FORM, true },     { KVCI_PROFILE_SHAPES, true },   { KVCI_PROFILE_STATS, true },
 	{ KVCI_PROFILE_NAME, false },    { KVCI_PROFILE_MODEL, false },   { KVCI_PROFILE_ROPE, false },
 	{ KVCI_PROFILE_BASES_K, false }, { KVCI_PROFILE_BASES_V, false },
+	{ KVCI_PROFILE_EXPONENTS, false },
 };
 
 static kvc_status_t profile_read_section(struct kvc_profile *profile, uint32_t tag, const uint8_t *bytes, size_t length)
@@ -272,6 +273,7 @@ static kvc_status_t profile_read_section(struct kvc_profile *profile, uint32_t t
 	case KVCI_PROFILE_ROPE: return profile_read_rope(profile, &cursor);
 	case KVCI_PROFILE_BASES_K: return profile_read_bases(profile, 0, &cursor);
 	case KVCI_PROFILE_BASES_V: return profile_read_bases(profile, 1, &cursor);
+	case KVCI_PROFILE_EXPONENTS: return kvci_profile_exponents_read(profile, bytes, length);
 	default: return KVC_OK;
 	}
 }
@@ -392,6 +394,7 @@ void kvci_profile_free(struct kvc_profile *profile)
 		kvci_free(profile->planes[i].scale);
 		kvci_free(profile->planes[i].shape);
 	}
+	kvci_profile_exponents_free(profile->exponents);
 	kvci_free((void *)(uintptr_t)profile->rope.inv_freq);
 	kvci_free(profile->shapes);
 	kvci_free(profile->name);

@@ -19,6 +19,7 @@
 #include <kvcask/form.h>
 #include <kvcask/status.h>
 
+#include "codec/rans.h"
 #include "codec/rope.h"
 
 enum {
@@ -67,6 +68,16 @@ struct kvci_profile_bases {
 	struct kvci_profile_basis *basis;
 };
 
+/* Signs and exponents, of bf16 and fp32 as the engine holds them (K rotated): classes of channels with a table of frequencies each. A symbol is the sign
+ * (bit 7) and how far the exponent is above `base` (bits 0 to 6); 127 of either sign stands for one that is not in its class. */
+struct kvci_profile_exponents {
+	uint32_t classes; /* 1 to KVCI_RANS_WIDE_MAX */
+	uint8_t base;
+	uint8_t first[KVCI_RANS_WIDE_MAX], last[KVCI_RANS_WIDE_MAX]; /* what a class has, above base; last < 127 */
+	uint8_t *channels[2]; /* K, V: the class of each [layer][head][dim] */
+	uint32_t *encoder, *decoder; /* entries of codec/rans.h, class behind class */
+};
+
 struct kvc_profile {
 	uint64_t id; /* XXH3-64 of the file's bytes; never 0 */
 	char *name;  /* for people: model and space; may be "" */
@@ -79,6 +90,7 @@ struct kvc_profile {
 	uint32_t shape_count;
 	struct kvci_profile_shape *shapes;
 	struct kvci_profile_bases bases[2]; /* K, V */
+	struct kvci_profile_exponents *exponents; /* NULL: there are none */
 	/* The file as it was read. */
 	uint8_t *file;
 	size_t file_bytes;
@@ -95,6 +107,7 @@ struct kvc_profile {
 #define KVCI_PROFILE_BASES_K KVCI_PROFILE_TAG('P', 'C', 'A', 'K')
 #define KVCI_PROFILE_BASES_V KVCI_PROFILE_TAG('P', 'C', 'A', 'V')
 #define KVCI_PROFILE_CODEBOOKS KVCI_PROFILE_TAG('P', 'Q', 'C', 'B') /* of the codec pq */
+#define KVCI_PROFILE_EXPONENTS KVCI_PROFILE_TAG('E', 'X', 'P', 'O')
 #define KVCI_PROFILE_DEFAULTS KVCI_PROFILE_TAG('D', 'E', 'F', 'S')  /* text: lines "tier=codec spec" */
 
 /* Reads a profile from untrusted bytes, which are copied. CORRUPT: they are none; UNSUPPORTED: of a later version. */
@@ -107,6 +120,10 @@ uint64_t kvci_profile_id_of(const void *bytes, size_t length);
 bool kvci_profile_fits(const struct kvc_profile *profile, const struct kvc_form *form);
 /* The payload of the first section with this tag; false: there is none. It is checked only for the tags that kvci_profile_read knows. */
 bool kvci_profile_section(const struct kvc_profile *profile, uint32_t tag, const uint8_t **ret_bytes, size_t *ret_length);
+
+/* profile_exponents.c: the section of this name. CORRUPT: it is none of this profile's form, which was read. */
+kvc_status_t kvci_profile_exponents_read(struct kvc_profile *profile, const uint8_t *bytes, size_t length);
+void kvci_profile_exponents_free(struct kvci_profile_exponents *exponents);
 
 /* Writes a file, section by section. What runs out of memory is said by kvci_profile_writer_end. */
 struct kvci_profile_writer {

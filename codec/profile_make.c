@@ -409,6 +409,8 @@ kvc_status_t kvci_profile_make(const struct kvci_profile_order *order, uint8_t *
 	}
 	if (status == KVC_OK)
 		status = make_bases(&make, 1);
+	if (status == KVC_OK && !kvci_profile_exponents_write(order, &make.writer))
+		status = KVC_NO_MEMORY;
 	if (status == KVC_OK)
 		status = kvci_profile_writer_end(&make.writer, ret_bytes, ret_length);
 	make_fini(&make);

@@ -30,4 +30,7 @@ struct kvci_profile_order {
 /* The bytes of a profile; kvci_free them. INVALID: no tokens, not finite, or a form that profiles cannot have. */
 kvc_status_t kvci_profile_make(const struct kvci_profile_order *order, uint8_t **ret_bytes, size_t *ret_length);
 
+/* profile_exponents_make.c: a section of exponents, counted in the samples as they are; none where the form is of no use for it. False: no memory. */
+bool kvci_profile_exponents_write(const struct kvci_profile_order *order, struct kvci_profile_writer *writer);
+
 #endif

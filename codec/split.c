@@ -105,7 +105,7 @@ static kvc_status_t split_encode(const struct kvc_codec_part *part, const void *
 	*ret_bytes = 0;
 	if (type.kind == SPLIT_NONE || count == 0)
 		return KVC_OK;
-	split_kernel()->apart(type.kind, raw, count, symbols, bytes);
+	split_kernel()->apart(type.kind, raw, count, symbols, bytes, bytes + count);
 	memcpy(bytes + plain - tail, (const uint8_t *)raw + raw_bytes - tail, tail);
 	split_model_shape(&work->model, part->form, part->is_k);
 	coded = split_code_fitted(work, &type, symbols, count, plain, raw_bytes, bytes + plain, bytes + out_bytes);
@@ -135,7 +135,8 @@ static kvc_status_t split_decode_pieces(struct split_type type, struct kvci_rans
 		split_prefetch(rests + at, type.rest_bytes == 0 ? 0 : piece, raw + at * type.element_bytes, piece * type.element_bytes);
 		status = kvci_rans_read(reader, symbols, piece);
 		if (status == KVC_OK)
-			split_kernel()->join(type.kind, symbols, rests, at, piece, count, raw);
+			split_kernel()->join(type.kind, symbols, rests + at * (type.rest_bytes != 0), rests + count + 2 * at, piece,
+			                     raw + at * type.element_bytes);
 	}
 	return status == KVC_OK ? kvci_rans_read_end(reader) : status;
 }

@@ -26,6 +26,8 @@ struct split_type {
 /* kind SPLIT_NONE: nothing that is worth taking apart. */
 struct split_type split_type_of(uint32_t dtype);
 
+enum { SPLIT_ESCAPE = 0x7f, SPLIT_BLOCK = 512 };
+
 /* Of all coded bytes, without their signs. */
 struct split_range {
 	bool has_0;
@@ -35,13 +37,20 @@ struct split_range {
 /* Loops over elements, compiled for each kind of CPU (codec/split_body.h); all give the same. */
 struct split_kernel {
 	const char *name; /* as of the rANS kernel that goes with it */
-	/* `count` elements to their coded bytes and their rests. */
-	void (*apart)(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests);
-	/* And back: the elements first to first + count of `all`; `symbols` are theirs, `rests` and `raw` those of all. */
-	void (*join)(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, size_t first, size_t count, size_t all, uint8_t *raw);
+	/* `count` elements to their coded bytes and their rests, of fp32 also the lower 16 bits; and back. */
+	void (*apart)(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests, uint8_t *lower);
+	void (*join)(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, const uint8_t *lower, size_t count, uint8_t *raw);
 	void (*range)(const uint8_t *symbols, size_t count, uint8_t magnitude, struct split_range *ret_range);
 	/* Adds each of `groups` groups of KVCI_RANS_GROUP coded bytes, without their signs, to its place's sum. */
 	void (*sums)(const uint8_t *symbols, size_t groups, uint8_t magnitude, uint32_t *sums);
+	/* bf16 and fp32 (split_profile.c): exponents to symbols of sign and exponent, within what each place allows (`span` above `first`), and the signs out of
+	 * the rests; and back, in place. True: some are SPLIT_ESCAPE, whose exponents stand elsewhere. */
+	bool (*fold)(const uint8_t *exponents, uint8_t *rests, const uint8_t *first, const uint8_t *span, size_t count, uint8_t base, uint8_t *symbols);
+	bool (*unfold)(uint8_t *symbols, uint8_t *rests, size_t count, uint8_t base);
+	/* Elements of 7 bits in seven eighths of their bytes, block by block of SPLIT_BLOCK (the last one has its elements filled up to a multiple of 8): the
+	 * bits of a block's last eighth are bit 7 of the others', its bit i in the i-th. `sevens` has room for 7 more. */
+	void (*pack)(const uint8_t *sevens, size_t count, uint8_t *packed);
+	void (*unpack)(const uint8_t *packed, size_t count, uint8_t *sevens);
 };
 
 extern const struct split_kernel kvci_split_kernel_scalar;

@@ -86,7 +86,7 @@ static void planes_join_f32(const uint8_t *restrict symbols, const uint8_t *rest
 	}
 }
 
-static void planes_apart(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests)
+static void planes_apart(enum split_kind kind, const uint8_t *raw, size_t count, uint8_t *symbols, uint8_t *rests, uint8_t *lower)
 {
 	switch (kind) {
 	case SPLIT_BF16:
@@ -96,7 +96,7 @@ static void planes_apart(enum split_kind kind, const uint8_t *raw, size_t count,
 		planes_apart_f16(raw, count, symbols, rests);
 		break;
 	case SPLIT_F32:
-		planes_apart_f32(raw, count, symbols, rests, rests + count);
+		planes_apart_f32(raw, count, symbols, rests, lower);
 		break;
 	case SPLIT_F8:
 		memcpy(symbols, raw, count);
@@ -106,21 +106,20 @@ static void planes_apart(enum split_kind kind, const uint8_t *raw, size_t count,
 	}
 }
 
-static void planes_join(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, size_t first, size_t count, size_t all,
-                        uint8_t *raw)
+static void planes_join(enum split_kind kind, const uint8_t *symbols, const uint8_t *rests, const uint8_t *lower, size_t count, uint8_t *raw)
 {
 	switch (kind) {
 	case SPLIT_BF16:
-		planes_join_bf16(symbols, rests + first, count, raw + 2 * first);
+		planes_join_bf16(symbols, rests, count, raw);
 		break;
 	case SPLIT_F16:
-		planes_join_f16(symbols, rests + first, count, raw + 2 * first);
+		planes_join_f16(symbols, rests, count, raw);
 		break;
 	case SPLIT_F32:
-		planes_join_f32(symbols, rests + first, rests + all + 2 * first, count, raw + 4 * first);
+		planes_join_f32(symbols, rests, lower, count, raw);
 		break;
 	case SPLIT_F8:
-		memcpy(raw + first, symbols, count);
+		memcpy(raw, symbols, count);
 		break;
 	case SPLIT_NONE:
 		break;
@@ -148,7 +147,80 @@ static void planes_sums(const uint8_t *restrict symbols, size_t groups, uint8_t 
 		sums[i] += symbols[i] & magnitude;
 }
 
+/* Exponents to symbols, and signs away from the rests: a symbol is the sign and how far the exponent is above `base`, SPLIT_ESCAPE where its channel has not
+ * that. Returns whether there are such. */
+static bool planes_fold(const uint8_t *restrict exponents, uint8_t *restrict rests, const uint8_t *restrict first, const uint8_t *restrict span,
+                        size_t count, uint8_t base, uint8_t *restrict symbols)
+{
+	uint8_t escaped = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		uint8_t above = (uint8_t)(exponents[i] - base), beyond = (uint8_t)(above - first[i]) > span[i] ? SPLIT_ESCAPE : 0;
+
+		symbols[i] = (uint8_t)((rests[i] & 0x80) | ((above & 0x7f) | beyond));
+		rests[i] &= 0x7f;
+		escaped |= beyond;
+	}
+	return escaped != 0;
+}
+
+/* And back, in place; what is escaped has some exponent. */
+static bool planes_unfold(uint8_t *restrict symbols, uint8_t *restrict rests, size_t count, uint8_t base)
+{
+	uint8_t escaped = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		uint8_t above = symbols[i] & 0x7f;
+
+		rests[i] |= symbols[i] & 0x80;
+		symbols[i] = (uint8_t)(above + base);
+		escaped |= above == SPLIT_ESCAPE;
+	}
+	return escaped != 0;
+}
+
+/* One block: `eighth` is an eighth of its elements. */
+static inline __attribute__((always_inline)) void planes_pack_block(const uint8_t *restrict sevens, size_t eighth, uint8_t *restrict packed)
+{
+	for (size_t i = 0; i < eighth; i++) {
+		uint8_t last = sevens[7 * eighth + i];
+
+		for (uint32_t bit = 0; bit < 7; bit++)
+			packed[bit * eighth + i] = (uint8_t)(sevens[bit * eighth + i] | (last >> bit & 1) << 7);
+	}
+}
+
+static inline __attribute__((always_inline)) void planes_unpack_block(const uint8_t *restrict packed, size_t eighth, uint8_t *restrict sevens)
+{
+	for (size_t i = 0; i < eighth; i++) {
+		uint8_t last = 0;
+
+		for (uint32_t bit = 0; bit < 7; bit++) {
+			uint8_t byte = packed[bit * eighth + i];
+
+			sevens[bit * eighth + i] = byte & 0x7f;
+			last |= (uint8_t)((byte & 0x80) >> (7 - bit));
+		}
+		sevens[7 * eighth + i] = last;
+	}
+}
+
+static void planes_pack(const uint8_t *sevens, size_t count, uint8_t *packed)
+{
+	for (; count >= SPLIT_BLOCK; count -= SPLIT_BLOCK, sevens += SPLIT_BLOCK, packed += SPLIT_BLOCK / 8 * 7)
+		planes_pack_block(sevens, SPLIT_BLOCK / 8, packed);
+	planes_pack_block(sevens, (count + 7) / 8, packed);
+}
+
+static void planes_unpack(const uint8_t *packed, size_t count, uint8_t *sevens)
+{
+	for (; count >= SPLIT_BLOCK; count -= SPLIT_BLOCK, sevens += SPLIT_BLOCK, packed += SPLIT_BLOCK / 8 * 7)
+		planes_unpack_block(packed, SPLIT_BLOCK / 8, sevens);
+	planes_unpack_block(packed, (count + 7) / 8, sevens);
+}
+
 #define SPLIT_SLOTS(kernel_name) \
-	.name = kernel_name, .apart = planes_apart, .join = planes_join, .range = planes_range, .sums = planes_sums
+	.name = kernel_name, .apart = planes_apart, .join = planes_join, .range = planes_range, .sums = planes_sums, \
+	.fold = planes_fold, .unfold = planes_unfold, .pack = planes_pack, .unpack = planes_unpack
 
 #endif

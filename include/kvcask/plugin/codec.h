@@ -36,6 +36,7 @@ enum kvc_codec_id {
 	KVC_CODEC_CACHEGEN = 10, /* as published, for comparison */
 	KVC_CODEC_XQUANT = 11,   /* layer inputs instead of K and V */
 	KVC_CODEC_HEVC = 12,     /* tensors as video frames; an optional module */
+	KVC_CODEC_SPLIT_PROFILE = 13, /* lossless, bf16 and fp32: split with tables from a profile */
 };
 
 /* What a lossy codec is asked for. Made by kvc_codec_spec_parse; a codec ignores what its ops->params do not name. */
