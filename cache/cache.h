@@ -73,6 +73,9 @@ struct kvci_cache_config {
 	uint32_t write_after_hits;
 	uint64_t write_queue_bytes;      /* waiting for or under write; beyond it writes are dropped and counted */
 	uint64_t read_deadline_ns;       /* a disk read older fails its waiters; its extent stays until the device is done */
+	/* Under way at a time: with a deep queue of large blocks the last one would wait for all the others on the device, and its deadline pass. 0: no
+	 * limit; two reads are always allowed. */
+	uint64_t read_active_bytes_max;
 	uint64_t circuit_open_ns;        /* first pause after a failed disk; doubles up to circuit_open_max_ns */
 	uint64_t circuit_open_max_ns;
 	uint64_t max_blocks;             /* of the index, 0: as memory lasts */

@@ -325,13 +325,16 @@ static const char *check_disk(const struct kvci_cache *cache, const struct check
 {
 	const struct kvci_disk *disk = &cache->disk;
 	uint32_t active = 0, late = 0, waiters = 0;
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, read_bytes = 0;
 
-	for (const struct kvci_list *l = disk->read_active.next; l != &disk->read_active; l = l->next)
+	for (const struct kvci_list *l = disk->read_active.next; l != &disk->read_active; l = l->next) {
 		active++;
+		read_bytes += KVCI_LIST_OF(l, struct kvci_read, in_queue)->bytes;
+	}
 	for (const struct kvci_list *l = disk->read_late.next; l != &disk->read_late; l = l->next)
 		late++;
-	if (active != disk->read_active_count || late != disk->read_late_count || sums->reads != disk->reads.used)
+	if (active != disk->read_active_count || late != disk->read_late_count || sums->reads != disk->reads.used ||
+	    read_bytes != disk->read_active_bytes)
 		return "disk: reads are miscounted";
 	for (const struct kvci_list *l = disk->write_waiting.next; l != &disk->write_waiting; l = l->next)
 		bytes += KVCI_LIST_OF(l, struct kvci_write, in_queue)->bytes;

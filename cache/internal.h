@@ -250,6 +250,7 @@ struct kvci_read {
 	struct kvci_list in_queue; /* waiting, under way or late */
 	struct kvci_list waiters;
 	uint64_t since_ns; /* submitted, or first found no memory */
+	uint64_t bytes;    /* of its extent, once submitted */
 	uint32_t request;  /* KVCI_NONE: waits */
 	bool probe;
 };
@@ -289,6 +290,7 @@ struct kvci_disk {
 	struct kvci_pool reads, waiters;
 	struct kvci_list read_waiting, read_active, read_late;
 	uint32_t read_active_count, read_late_count;
+	uint64_t read_active_bytes;
 	struct kvci_circuit read_circuit;
 	uint32_t probe_cursor, probe_left; /* search for a block to probe with */
 	/* writes */

@@ -9,6 +9,8 @@
 
 #define READ_RETRY_NS (2 * KVCI_MS)
 
+enum { READ_ACTIVE_MIN = 2 }; /* however large: one is checked while the other is read */
+
 void kvci_read_entry(const struct kvci_cache *cache, const struct kvci_block *block, struct kvc_tier_entry *ret_entry)
 {
 	const struct kvci_binding *binding = kvci_block_binding(cache, block);
@@ -83,6 +85,12 @@ void kvci_read_cancel_waiting(struct kvci_cache *cache, struct kvci_read *read, 
 	read_finish(cache, read);
 }
 
+static void read_active_end(struct kvci_cache *cache, const struct kvci_read *read)
+{
+	cache->disk.read_active_count--;
+	cache->disk.read_active_bytes -= read->bytes;
+}
+
 /* ---- completion ---- */
 
 /* The device failed on a place: once may be the device, twice is the place. */
@@ -140,7 +148,7 @@ static void read_done(struct kvc_tier_request *tier_request, kvc_status_t status
 	if (late)
 		cache->disk.read_late_count--;
 	else
-		cache->disk.read_active_count--;
+		read_active_end(cache, read);
 	bool answered = status == KVC_OK || status == KVC_CORRUPT || status == KVC_MISS;
 	if (answered && probe && !late && cache->disk.read_circuit.state == KVCI_CIRCUIT_PROBING)
 		kvci_circuit_close(cache, &cache->disk.read_circuit, "read");
@@ -233,8 +241,22 @@ static kvc_status_t read_submit(struct kvci_cache *cache, struct kvci_read *read
 	read->since_ns = cache->now_ns;
 	kvci_list_remove(&read->in_queue);
 	kvci_list_append(&cache->disk.read_active, &read->in_queue);
+	read->bytes = binding->record_bytes;
 	cache->disk.read_active_count++;
+	cache->disk.read_active_bytes += read->bytes;
 	return KVC_OK;
+}
+
+/* Whether the device takes one more now. */
+static bool read_may_start(const struct kvci_cache *cache, const struct kvci_read *read)
+{
+	const struct kvci_disk *disk = &cache->disk;
+	uint64_t max_bytes = cache->config.read_active_bytes_max;
+	uint64_t bytes = kvci_block_binding(cache, kvci_block_at(cache, read->block))->record_bytes;
+
+	if (disk->read_active_count >= disk->depth)
+		return false;
+	return max_bytes == 0 || disk->read_active_count < READ_ACTIVE_MIN || disk->read_active_bytes + bytes <= max_bytes;
 }
 
 void kvci_read_pump(struct kvci_cache *cache)
@@ -246,7 +268,7 @@ void kvci_read_pump(struct kvci_cache *cache)
 		struct kvci_read *read = KVCI_LIST_OF(disk->read_waiting.next, struct kvci_read, in_queue);
 		if (!read_wanted(cache, read))
 			continue;
-		if (disk->read_active_count >= disk->depth)
+		if (!read_may_start(cache, read))
 			return;
 		kvc_status_t status = read_submit(cache, read);
 		if (status == KVC_OK)
@@ -270,7 +292,7 @@ static void read_late(struct kvci_cache *cache, struct kvci_read *read)
 
 	kvci_list_remove(&read->in_queue);
 	kvci_list_append(&disk->read_late, &read->in_queue);
-	disk->read_active_count--;
+	read_active_end(cache, read);
 	disk->read_late_count++;
 	kvci_block_at(cache, read->block)->flags |= KVCI_BLOCK_LATE;
 	kvci_cache_count(cache, KVCI_STAT_DISK_READ_TIMEOUTS, 1);

@@ -28,6 +28,8 @@ enum {
 	CORE_POLL_COMPLETIONS = 16,
 };
 #define CORE_GAUGES_EVERY_NS (1 * KVCI_SECOND)
+/* More keeps no device busier; at the default deadline of 2 s it is a device of 64 MB/s. */
+#define CORE_READ_BYTES_MAX (UINT64_C(128) << 20)
 
 /* ---- what the brain and the ledger ask for ---- */
 
@@ -330,6 +332,7 @@ static kvc_status_t core_create_cache(struct kvci_core *core)
 		.write_after_hits = (uint32_t)config->disk_write_after_hits,
 		.write_queue_bytes = core->sizes.write_queue_bytes,
 		.read_deadline_ns = config->disk_read_deadline_ns,
+		.read_active_bytes_max = CORE_READ_BYTES_MAX,
 		.circuit_open_ns = config->disk_circuit_open_ns,
 		.circuit_open_max_ns = config->disk_circuit_open_max_ns,
 		.first_epoch = core->ledger != NULL ? kvci_ledger_first_epoch(core->ledger) : 0,

@@ -179,6 +179,40 @@ static void test_disk__nobody_wants_it_any_more__not_read(void **state)
 	assert_int_equal(ram_tier_submits(f->world.disk) - submits, 4);
 }
 
+/* Each read has its deadline from when the device gets it: large ones are not given all at once. */
+static void test_disk__large_blocks__few_bytes_under_way(void **state)
+{
+	struct fixture *f = *state;
+	struct world_load load;
+	uint64_t submits, record_bytes;
+
+	disk_fill(f, 10);
+	record_bytes = kvci_binding_get(f->world.cache, f->binding)->record_bytes;
+	f->world.cache->config.read_active_bytes_max = 4 * record_bytes - 1; /* one less than the depth */
+	submits = ram_tier_submits(f->world.disk);
+	disk_match(f, 1, 0, 10, KVCI_MATCH_LEASE, 1);
+	assert_int_equal(ram_tier_submits(f->world.disk) - submits, 3);
+	assert_int_equal(world_load(&f->world, &load, 1, 1, 0, 10), KVC_OK);
+	world_run(&f->world);
+	disk_check_loaded(f, &load, 10);
+	world_check(&f->world);
+}
+
+static void test_disk__blocks_larger_than_may_be_under_way__two_at_a_time(void **state)
+{
+	struct fixture *f = *state;
+	struct world_load load;
+
+	disk_fill(f, 10);
+	f->world.cache->config.read_active_bytes_max = 1;
+	uint64_t submits = ram_tier_submits(f->world.disk);
+	disk_match(f, 1, 0, 10, KVCI_MATCH_LEASE, 1);
+	assert_int_equal(ram_tier_submits(f->world.disk) - submits, 2);
+	assert_int_equal(world_load(&f->world, &load, 1, 1, 0, 10), KVC_OK);
+	world_run(&f->world);
+	disk_check_loaded(f, &load, 10);
+}
+
 /* A read that hangs: its waiters get TIMED_OUT, the disk is left alone, its extent stays its own, and a probe in the background ends
  * the pause. */
 static void test_disk__read_hangs__deadline_circuit_probe(void **state)
@@ -685,6 +719,8 @@ int main(void)
 		DISK_TEST(test_disk__two_clients_wait__one_read),
 		DISK_TEST(test_disk__load_canceled_or_lease_released__no_more_answers),
 		DISK_TEST(test_disk__nobody_wants_it_any_more__not_read),
+		DISK_TEST(test_disk__large_blocks__few_bytes_under_way),
+		DISK_TEST(test_disk__blocks_larger_than_may_be_under_way__two_at_a_time),
 		DISK_TEST(test_disk__read_hangs__deadline_circuit_probe),
 		DISK_TEST(test_disk__io_error__circuit__twice_on_one_place__damaged),
 		DISK_TEST(test_disk__bits_flipped__damaged_and_only_that),
