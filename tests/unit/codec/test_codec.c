@@ -199,7 +199,7 @@ static void test_codec__stream_cut_short__corrupt(void **context)
 static void test_codec_table__each_entry__complete_and_found(void **context)
 {
 	const struct kvc_codec_ops *ops;
-	size_t count;
+	size_t count, falls = 0;
 
 	(void)context;
 	for (count = 0; (ops = kvc_codec_at(count)) != NULL; count++) {
@@ -208,8 +208,9 @@ static void test_codec_table__each_entry__complete_and_found(void **context)
 		assert_true(ops->scratch_bytes != NULL && ops->bound_bytes != NULL && ops->encode != NULL && ops->decode != NULL);
 		assert_ptr_equal(kvc_codec_by_id(ops->id), ops);
 		assert_ptr_equal(kvc_codec_by_name(ops->name), ops);
-		assert_true(count == 0 || kvc_codec_at(count - 1)->id < ops->id);
+		falls += count != 0 && kvc_codec_at(count - 1)->id > ops->id;
 	}
+	assert_true(falls <= 1); /* where the modules begin */
 	assert_true(count >= 1);
 	assert_ptr_equal(kvc_codec_by_id(KVC_CODEC_RAW), kvc_codec_at(0));
 	assert_null(kvc_codec_by_id(UINT16_MAX));
