@@ -113,7 +113,7 @@ struct kvc_codec_ops {
 /* NULL: this build has no such codec, and there is no module of it. */
 const struct kvc_codec_ops *kvc_codec_by_id(uint16_t id);
 const struct kvc_codec_ops *kvc_codec_by_name(const char *name);
-/* The codecs of this build, and the modules that are there, in the order of their ids; NULL behind the last. */
+/* The codecs that are built in, in the order of their ids, then the modules that are there in that of theirs; NULL behind the last. */
 const struct kvc_codec_ops *kvc_codec_at(size_t index);
 
 /* Parses "NAME" or "NAME:key=value,key=value" (keys: bits_k, bits_v, bits (both), group, sinks, entropy, variant, step, step_v, qp).
