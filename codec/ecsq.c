@@ -6,8 +6,11 @@
  * a group of layers, each without its mean and divided by its scale, are turned to the group's components, and all are divided by the step. What comes
  * of it is rounded to whole numbers, the codes. Components that vary less than a step is wide are not coded at all.
  *
+ * Quiet rows (a token's row in one layer, all heads together, that is far shorter than the profile's) are kept, as int8: they are what attention rests
+ * on where it looks for nothing, as it does on a sequence's first token. A few in a thousand, wherever in a text, and half of what all errors would do.
+ *
  * Stream: (little-endian)
- *   0   u8   version, 1
+ *   0   u8   version, 2
  *   1   u8   sinks: so many of the part's first tokens are stored as they are
  *   2   u8   1: all components are coded, also those that vary less than a step is wide; else 0
  *   3   u8   0
@@ -15,7 +18,9 @@
  *   8   f32  step of the first plane
  *   12  f32  step of the second plane; 0 where there is none
  *   16  u32  bytes of escapes
- *   20       sinks: rows by plane, layer, head, token
+ *   20  u32  kept rows
+ *   24       sinks: rows by plane, layer, head, token
+ *            kept rows (codec/ecsq_kept.h), whose codes are 0 in what follows
  *            escapes: codes too far from 0 for their class, by piece of 16 tokens, plane, token, place: zigzag, seven bits a byte, low first,
  *            0x80: more follow
  *            states and words of codec/rans.h: symbols by token; of each token those of the first plane, filled up to 16 with symbol 128, then of
@@ -30,11 +35,11 @@
 #include <string.h>
 
 #include "codec/codecs.h"
+#include "codec/ecsq_kept.h"
 
 enum {
-	ECSQ_VERSION = 1,
-	ECSQ_HEAD_BYTES = 20,
-	ECSQ_ALIGN = 64,
+	ECSQ_VERSION = 2,
+	ECSQ_HEAD_BYTES = 24,
 	ECSQ_SLACK_BYTES = 512, /* so that a kernel's last round has room */
 	ECSQ_ESCAPE_BYTES_MAX = 5,
 	ECSQ_ENCODER_ENTRIES = ECSQ_CLASSES_MAX * 256,
@@ -68,6 +73,7 @@ struct ecsq_segment {
 	int32_t *sums;
 	size_t whole_stride, sum_stride;
 	float *scale; /* encode: sums to codes */
+	float *quiet;            /* a layer's rows below this square are kept */
 };
 
 /* A part and how it is coded; what it points to is in the scratch. */
@@ -81,6 +87,7 @@ struct ecsq_work {
 	uint32_t row, sinks;
 	bool all; /* components are coded */
 	bool lost; /* encode: those that are not coded hold too much */
+	struct ecsq_kept kept;
 	struct ecsq_classes classes;
 	struct kvci_rans_map map;
 	uint16_t *channel_classes; /* of a row */
@@ -94,25 +101,6 @@ struct ecsq_work {
 };
 
 /* ---- scratch ---------------------------------------------------------------------------------------------------------------- */
-
-static size_t ecsq_round(size_t count, size_t step)
-{
-	return (count + step - 1) / step * step;
-}
-
-/* Hands out a piece of the scratch; with NULL in it, only counts. */
-struct ecsq_carve {
-	uint8_t *base;
-	size_t used;
-};
-
-static void *ecsq_carve(struct ecsq_carve *carve, size_t bytes)
-{
-	size_t at = carve->used;
-
-	carve->used += ecsq_round(bytes, ECSQ_ALIGN);
-	return carve->base == NULL ? NULL : carve->base + at;
-}
 
 static uint32_t ecsq_plane_values(const struct kvci_layout *layout, uint32_t plane)
 {
@@ -132,6 +120,7 @@ static void ecsq_carve_work(struct ecsq_carve *carve, const struct kvci_layout *
 		most = values > most ? values : most;
 		work->segments[i].factor = ecsq_carve(carve, values * sizeof(float));
 		work->segments[i].inverse = ecsq_carve(carve, values * sizeof(float));
+		work->segments[i].quiet = ecsq_carve(carve, layout->layers * sizeof(float));
 		if (!pca)
 			continue;
 		work->segments[i].scale = ecsq_carve(carve, values * sizeof(float));
@@ -140,6 +129,7 @@ static void ecsq_carve_work(struct ecsq_carve *carve, const struct kvci_layout *
 	}
 	work->channel_classes = ecsq_carve(carve, row * sizeof(uint16_t));
 	work->limits = ecsq_carve(carve, row);
+	work->kept.rows = ecsq_carve(carve, ecsq_kept_most(layout) * sizeof(uint32_t));
 	work->zeros = ecsq_carve(carve, most * sizeof(float));
 	work->ones = ecsq_carve(carve, most * sizeof(float));
 	work->values = ecsq_carve(carve, ECSQ_PIECE * most * sizeof(float));
@@ -370,34 +360,6 @@ static size_t ecsq_sink_bytes(const struct ecsq_work *work)
 	return bytes;
 }
 
-static void ecsq_put_u32(uint8_t *out, uint32_t value)
-{
-	for (int i = 0; i < 4; i++)
-		out[i] = (uint8_t)(value >> 8 * i);
-}
-
-static uint32_t ecsq_get_u32(const uint8_t *at)
-{
-	return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
-static void ecsq_put_f32(uint8_t *out, float value)
-{
-	uint32_t bits;
-
-	memcpy(&bits, &value, sizeof(bits));
-	ecsq_put_u32(out, bits);
-}
-
-static float ecsq_get_f32(const uint8_t *at)
-{
-	uint32_t bits = ecsq_get_u32(at);
-	float value;
-
-	memcpy(&value, &bits, sizeof(value));
-	return value;
-}
-
 /* ---- encode ------------------------------------------------------------------------------------------------------------------ */
 
 struct ecsq_encoder {
@@ -426,6 +388,23 @@ static bool ecsq_escape_row(struct ecsq_encoder *encoder, const uint8_t *symbols
 	return true;
 }
 
+/* Quiet rows of a piece are noted, and become what has the code 0. */
+static void ecsq_keep(struct ecsq_work *work, const struct ecsq_segment *segment, uint32_t token, uint32_t count)
+{
+	uint32_t plane = (uint32_t)(segment->plane - work->layout.planes);
+
+	for (uint32_t i = 0; i < count; i++)
+		for (uint32_t layer = 0; layer < work->layout.layers; layer++) {
+			float *row = work->values + (size_t)i * segment->values + (size_t)layer * segment->channels;
+
+			if (ecsq_kept_square(row, segment->channels) >= segment->quiet[layer])
+				continue;
+			if (!ecsq_kept_add(&work->kept, &work->layout, plane, layer, token + i))
+				return;
+			memcpy(row, segment->mean + (size_t)layer * segment->channels, segment->channels * sizeof(*row));
+		}
+}
+
 /* A piece's values, K without its position. False: they are not all finite. */
 static bool ecsq_load(struct ecsq_work *work, const struct ecsq_segment *segment, const uint8_t *raw, uint32_t token, uint32_t count)
 {
@@ -436,9 +415,12 @@ static bool ecsq_load(struct ecsq_work *work, const struct ecsq_segment *segment
 
 		good &= kvci_layout_load(&work->layout, raw, &rows, work->values + at, segment->values);
 	}
-	if (good)
-		ecsq_turn(work, segment, KVCI_ROPE_BACK, segment->values, token, count);
-	return good;
+	if (!good)
+		return false;
+	ecsq_turn(work, segment, KVCI_ROPE_BACK, segment->values, token, count);
+	if (!work->kept.off)
+		ecsq_keep(work, segment, token, count);
+	return true;
 }
 
 /* A run's components, as sums. False: too far off for whole numbers. */
@@ -520,7 +502,7 @@ static size_t ecsq_write(const struct ecsq_encoder *encoder, const uint8_t *esca
 {
 	struct ecsq_work *work = encoder->work;
 	size_t escape_bytes = (size_t)(encoder->escapes - escapes), count = (size_t)work->row * (work->layout.tokens - work->sinks);
-	size_t head = ECSQ_HEAD_BYTES + ecsq_sink_bytes(work) + escape_bytes;
+	size_t head = ECSQ_HEAD_BYTES + ecsq_sink_bytes(work) + ecsq_kept_bytes(&work->kept, &work->layout) + escape_bytes;
 	uint32_t states[KVCI_RANS_STATES];
 	uint8_t *at, *words;
 
@@ -539,7 +521,9 @@ static size_t ecsq_write(const struct ecsq_encoder *encoder, const uint8_t *esca
 	ecsq_put_f32(out + 8, work->segments[0].step);
 	ecsq_put_f32(out + 12, work->segment_count == 2 ? work->segments[1].step : 0);
 	ecsq_put_u32(out + 16, (uint32_t)escape_bytes);
+	ecsq_put_u32(out + 20, work->kept.count);
 	at = ecsq_sinks(work, (uint8_t *)(uintptr_t)raw, out + ECSQ_HEAD_BYTES, true);
+	at = ecsq_kept_write(&work->kept, &work->layout, raw, work->values, at);
 	memcpy(at, escapes, escape_bytes);
 	at += escape_bytes;
 	kvci_rans_states_write(states, at);
@@ -570,7 +554,11 @@ static bool ecsq_encode_all(struct ecsq_encoder *encoder, const uint8_t *raw)
 			segment->inverse[at] = one / segment->unit[at];
 		for (uint32_t at = 0; segment->basis != NULL && at < segment->values; at++)
 			segment->scale[at] = 1.0f / (segment->step * KVCI_PROFILE_BASIS_ONE * ECSQ_WHOLE_ONE);
+		for (uint32_t layer = 0; layer < work->layout.layers; layer++)
+			segment->quiet[layer] = ecsq_kept_limit(segment->plane->is_k, segment->mean + (size_t)layer * segment->channels,
+			                                        segment->sigma + (size_t)layer * segment->channels, segment->channels);
 	}
+	work->kept.count = 0;
 	/* The encoder's tables are small: escapes wait behind them. */
 	encoder->escapes = (uint8_t *)(work->entries + ECSQ_ENCODER_ENTRIES);
 	encoder->escapes_end = (uint8_t *)(work->entries + ECSQ_DECODER_ENTRIES);
@@ -580,6 +568,10 @@ static bool ecsq_encode_all(struct ecsq_encoder *encoder, const uint8_t *raw)
 
 		if (!ecsq_encode_run(encoder, raw, token, count, work->symbols + (size_t)(token - work->sinks) * work->row))
 			return false;
+		if (work->kept.full && !work->kept.off) {
+			work->kept.off = true;
+			return ecsq_encode_all(encoder, raw); /* once */
+		}
 		if (work->lost && !work->all) {
 			work->all = true;
 			return ecsq_encode_all(encoder, raw); /* once */
@@ -634,6 +626,7 @@ static kvc_status_t ecsq_pca_encode(const struct kvc_codec_part *part, const voi
 struct ecsq_decoder {
 	struct ecsq_work *work;
 	struct kvci_rans_reader reader;
+	const uint8_t *kept; /* rows, and behind them the escapes */
 	const uint8_t *escapes, *escapes_end;
 };
 
@@ -803,6 +796,11 @@ static kvc_status_t ecsq_read_head(struct ecsq_decoder *decoder, const uint8_t *
 	if (work->sinks > work->layout.tokens || (size_t)(end - at) < ecsq_sink_bytes(work))
 		return KVC_CORRUPT;
 	at = ecsq_sinks(work, raw, (uint8_t *)(uintptr_t)at, false);
+	work->kept.count = ecsq_get_u32(coded + 20);
+	if (work->kept.count > ecsq_kept_most(&work->layout) || (size_t)(end - at) < ecsq_kept_bytes(&work->kept, &work->layout))
+		return KVC_CORRUPT;
+	decoder->kept = at;
+	at += ecsq_kept_bytes(&work->kept, &work->layout);
 	if ((size_t)(end - at) < escape_bytes)
 		return KVC_CORRUPT;
 	decoder->escapes = at;
@@ -834,6 +832,8 @@ static kvc_status_t ecsq_decode_any(const struct kvc_codec_part *part, bool pca,
 	}
 	if (status == KVC_OK)
 		status = kvci_rans_read_end(&decoder.reader);
+	if (status == KVC_OK && !ecsq_kept_read(&work->kept, &work->layout, decoder.kept, work->values, raw))
+		status = KVC_CORRUPT;
 	return status == KVC_OK && decoder.escapes != decoder.escapes_end ? KVC_CORRUPT : status;
 }
 

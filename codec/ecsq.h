@@ -12,6 +12,7 @@
 
 enum {
 	ECSQ_CLASSES_MAX = KVCI_RANS_WIDE_MAX,
+	ECSQ_ALIGN = 64,          /* of what is carved out of the scratch */
 	ECSQ_PIECE = 16,          /* tokens done at a time; a multiple of ECSQ_TOKENS_STEP */
 	ECSQ_ROW_MAX = 32768,     /* symbols of a token */
 	ECSQ_WHOLE_ONE = 256,     /* what is 1 in what goes into a basis */
@@ -29,6 +30,27 @@ struct ecsq_classes {
 	uint32_t count;
 	struct ecsq_class classes[ECSQ_CLASSES_MAX];
 };
+
+/* ---- scratch ---- */
+
+static inline size_t ecsq_round(size_t count, size_t step)
+{
+	return (count + step - 1) / step * step;
+}
+
+/* Hands out a piece of the scratch; with NULL in it, only counts. */
+struct ecsq_carve {
+	uint8_t *base;
+	size_t used;
+};
+
+static inline void *ecsq_carve(struct ecsq_carve *carve, size_t bytes)
+{
+	size_t at = carve->used;
+
+	carve->used += ecsq_round(bytes, ECSQ_ALIGN);
+	return carve->base == NULL ? NULL : carve->base + at;
+}
 
 /* ecsq_model.c: the class of a shape and ratio, made when it is new; the nearest one when there is no room. Whole numbers and IEEE
  * operations only: every machine makes the same. */

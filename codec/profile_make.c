@@ -3,7 +3,8 @@
  * Profiles: statistics of KV, and bases from them.
  *
  * The scale of a channel, in which steps are counted, is the root mean square of all sigmas of its layer: errors are of one size then, which costs
- * fewer bits and hurts less than errors in proportion to each channel's own sigma (docs/codecs.md).
+ * fewer bits and hurts less than errors in proportion to each channel's own sigma (docs/codecs.md). With weights it is a power of the channel's: a
+ * step twice as wide saves a bit of whatever channel, so it should be wide where errors do little.
  */
 #include "codec/profile_make.h"
 
@@ -20,7 +21,10 @@ enum {
 	MAKE_COMPONENTS_SHAPE = 1,
 	MAKE_SIGMA_PARTS = 10000, /* of a layer's scale: less is no sigma */
 	MAKE_BLOCK = 64,     /* tokens of a step of a sum */
+	MAKE_SCALE_RANGE = 8, /* scales are not farther than so many times from a channel's sigma */
 };
+/* A weight's power. -0.5 would be best for weights that are exact: these are means over few tokens. */
+#define MAKE_WEIGHT_POWER (-0.375)
 
 /* Generalised normal distributions: exp(-|x|^beta). 1 is Laplace's, 2 Gauss's. */
 static const double make_betas[MAKE_SHAPES] = { 1.0, 1.4, 1.8, 2.4 };
@@ -183,6 +187,37 @@ static bool make_layer(struct make *make, uint32_t plane, uint32_t layer)
 		make->scale[plane][first + i] = (float)scale;
 	}
 	make_progress(make, channels);
+	return true;
+}
+
+/* By weights, as large in the geometric mean as without them: a step means about the same. */
+static bool make_weigh(struct make *make)
+{
+	double usual = 0, weighed = 0;
+	size_t total = 0;
+
+	for (int plane = 0; plane < 2; plane++) {
+		size_t count = (size_t)make->channels[plane] * make->order->form.layer_count;
+		const float *weights = make->order->weights[plane];
+
+		for (size_t i = 0; i < count; i++) {
+			if (!isfinite(weights[i]) || weights[i] < 0)
+				return false;
+			usual += log((double)make->scale[plane][i]);
+			weighed += MAKE_WEIGHT_POWER * log(fmax((double)weights[i], 1e-30));
+		}
+		total += count;
+	}
+	for (int plane = 0; plane < 2; plane++) {
+		size_t count = (size_t)make->channels[plane] * make->order->form.layer_count;
+
+		for (size_t i = 0; i < count; i++) {
+			double scale = pow(fmax((double)make->order->weights[plane][i], 1e-30), MAKE_WEIGHT_POWER) * exp((usual - weighed) / (double)total);
+			double sigma = (double)make->sigma[plane][i];
+
+			make->scale[plane][i] = (float)fmax(sigma / MAKE_SCALE_RANGE, fmin(sigma * MAKE_SCALE_RANGE, scale));
+		}
+	}
 	return true;
 }
 
@@ -402,6 +437,8 @@ kvc_status_t kvci_profile_make(const struct kvci_profile_order *order, uint8_t *
 		for (uint32_t layer = 0; layer < order->form.layer_count && make.channels[plane] != 0 && status == KVC_OK; layer++)
 			if (!make_layer(&make, plane, layer))
 				status = KVC_INVALID;
+	if (status == KVC_OK && order->weights[0] != NULL && order->weights[1] != NULL && !make_weigh(&make))
+		status = KVC_INVALID;
 	if (status == KVC_OK) {
 		make_write_head(&make);
 		make_write_stats(&make);

@@ -23,6 +23,8 @@ struct kvci_profile_order {
 	uint32_t sample_count;
 	uint32_t sinks;      /* positions 0 to sinks - 1 are left out */
 	uint32_t pca_layers; /* of a group; 0: no bases */
+	/* K, V: mean square of the loss's gradient by an element, [layer][head][dim], K before its rotation; any common unit. NULL: not known. */
+	const float *weights[2];
 	void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: nobody looks */
 	void *context;
 };

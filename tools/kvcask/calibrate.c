@@ -16,6 +16,7 @@ struct calibrate {
 	struct calibrate_kv kv;
 	struct calibrate_rope rope;
 	struct kvci_profile_order order;
+	float *weights[2]; /* K, V; NULL: not given */
 	struct print_progress progress;
 	uint8_t *bytes;
 	size_t length;
@@ -83,6 +84,46 @@ static int calibrate_read(struct tool *tool, struct calibrate *calibrate)
 	if (tool_flag(tool, "shards"))
 		return tool_usage_error(tool, "--shards: the space knows how many it has");
 	return calibrate_space_read(tool, &calibrate->kv);
+}
+
+/* ---- weights --------------------------------------------------------------------------------------------------------------------- */
+
+/* One plane's, from a file like those of KV with one token. */
+static int calibrate_weights_of(const struct tool *tool, struct calibrate *calibrate, int plane)
+{
+	const struct kvc_form *form = &calibrate->kv.form;
+	const char *path = tool_value(tool, plane == 0 ? "weights-k" : "weights-v");
+	uint32_t dims = plane == 0 ? form->head_dim_k : form->head_dim_v;
+	size_t count = (size_t)form->layer_count * form->kv_heads * dims;
+	struct codec_sample sample = { 0 };
+	int result = TOOL_OK;
+
+	if (codec_sample_read(path, &sample) != KVC_OK)
+		return TOOL_FAILED; /* said */
+	calibrate->weights[plane] = kvci_alloc_zero(count + 1, sizeof(float));
+	if (sample.layers != form->layer_count || sample.tokens != 1 || sample.heads != form->kv_heads || sample.dims != dims)
+		result = tool_failed(tool, "%s is not [%u, 1, %u, %u], a weight for each element of a token", path, form->layer_count, form->kv_heads, dims);
+	else if (calibrate->weights[plane] == NULL)
+		result = tool_failed(tool, "no memory");
+	for (size_t i = 0; i < count && result == TOOL_OK; i++) {
+		uint32_t bits = (uint32_t)sample.values[i] << 16;
+
+		memcpy(&calibrate->weights[plane][i], &bits, sizeof(bits));
+	}
+	codec_sample_fini(&sample);
+	return result;
+}
+
+static int calibrate_weights(const struct tool *tool, struct calibrate *calibrate)
+{
+	int result;
+
+	if (tool_value(tool, "weights-k") == NULL && tool_value(tool, "weights-v") == NULL)
+		return TOOL_OK;
+	if (tool_value(tool, "weights-k") == NULL || tool_value(tool, "weights-v") == NULL)
+		return tool_usage_error(tool, "--weights-k and --weights-v go together");
+	result = calibrate_weights_of(tool, calibrate, 0);
+	return result == TOOL_OK ? calibrate_weights_of(tool, calibrate, 1) : result;
 }
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------------- */
@@ -157,12 +198,14 @@ static int calibrate_run(struct tool *tool, struct calibrate *calibrate)
 		return tool_usage_error(tool, "--model-id: longer than %d bytes", KVCI_PROFILE_MODEL_BYTES_MAX);
 	if ((result = tool_number(tool, "sinks", 0, 64, 4, &sinks)) != TOOL_OK ||
 	    (result = tool_number(tool, "pca", 0, KVC_FORM_LAYERS_MAX, 0, &layers)) != TOOL_OK ||
-	    (result = calibrate_read(tool, calibrate)) != TOOL_OK || (result = calibrate_rope_read(tool, kv, &calibrate->rope)) != TOOL_OK)
+	    (result = calibrate_read(tool, calibrate)) != TOOL_OK || (result = calibrate_rope_read(tool, kv, &calibrate->rope)) != TOOL_OK ||
+	    (result = calibrate_weights(tool, calibrate)) != TOOL_OK)
 		return result;
 	calibrate->order = (struct kvci_profile_order){
 		.name = name != NULL ? name : kv->model_name != NULL && strlen(kv->model_name) <= KVCI_PROFILE_NAME_BYTES_MAX ? kv->model_name : "",
 		.model = model != NULL ? model : kv->model, .form = kv->form, .rope = calibrate->rope.rotated ? &calibrate->rope.rope : NULL, .samples = kv->samples,
 		.sample_count = kv->sample_count, .sinks = (uint32_t)sinks, .pca_layers = (uint32_t)layers,
+		.weights = { calibrate->weights[0], calibrate->weights[1] },
 	};
 	calibrate->order.progress = calibrate_progress;
 	calibrate->order.context = &calibrate->progress;
@@ -194,6 +237,8 @@ int tool_run_calibrate(struct tool *tool)
 		for (int j = 0; j < 2; j++)
 			codec_sample_fini(&calibrate->pairs[i][j]);
 	calibrate_kv_fini(&calibrate->kv);
+	kvci_free(calibrate->weights[0]);
+	kvci_free(calibrate->weights[1]);
 	kvci_free(calibrate->rope.inv_freq);
 	kvci_free(calibrate->bytes);
 	kvci_free(calibrate);

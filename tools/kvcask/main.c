@@ -84,6 +84,8 @@ static const struct tool_option main_options_calibrate[] = {
 	{ "rotary-dims", 0, "N", "elements of a row that are rotated (default: all)" },
 	{ "rotary-first", 0, "N", "the first of them (default 0)" },
 	{ "pca", 0, "N", "also bases over groups of N layers, for ecsq+pca (5 is good; minutes)" },
+	{ "weights-k", 0, "FILE", "how much errors of K matter: bf16 as uint16 [layers, 1, heads, dims], K before rotation (docs/profile.md); with --weights-v" },
+	{ "weights-v", 0, "FILE", "the same of V" },
 	{ "codebooks", 0, NULL, "also codebooks, for pq (minutes, megabytes)" },
 	{ "sinks", 0, "N", "leave out the first N positions (default 4)" },
 	{ "shards", 0, "N", "the KV is one shard's of N (default 1)" },

@@ -21,175 +21,7 @@
 #include "codec/pca.h"
 #include "codec/profile_make.h"
 #include "codec/rans.h"
-
-enum { LAYERS = 2, TOKENS = 64, HEADS = 3, DIMS = 64, LAYER_VALUES = TOKENS * HEADS * DIMS, GUARD = 0xa5, GUARD_BYTES = 64 };
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
-static uint16_t to_bf16(float value)
-{
-	uint32_t bits;
-
-	memcpy(&bits, &value, sizeof(bits));
-	return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static float from_bf16(uint16_t element)
-{
-	uint32_t bits = (uint32_t)element << 16;
-	float value;
-
-	memcpy(&value, &bits, sizeof(value));
-	return value;
-}
-
-/* ---- the real sample: 128 tokens of a layer, taken for two layers of 64 ---- */
-
-static uint16_t sample[2][LAYERS * LAYER_VALUES];
-static float inv_freq[DIMS / 2];
-static struct kvci_rope rope = { .style = KVCI_ROPE_NEOX, .dims = DIMS, .factor = 1, .inv_freq = inv_freq };
-static struct kvc_profile *profile;
-
-static struct kvc_form form_of(uint32_t arrangement, uint32_t order)
-{
-	struct kvc_form form = {
-		.struct_bytes = sizeof(form), .layer_count = LAYERS, .block_tokens = TOKENS, .engine_block_tokens = 16, .kv_heads = HEADS,
-		.head_dim_k = DIMS, .head_dim_v = DIMS, .dtype = KVC_DTYPE_BF16, .arrangement = arrangement, .order = order,
-		.group_rule = KVC_GROUP_FULL, .shard_count = 1,
-	};
-
-	return form;
-}
-
-static struct kvc_profile *make_profile(const struct kvci_profile_order *order)
-{
-	struct kvc_profile *made;
-	uint8_t *bytes;
-	size_t length;
-
-	assert_int_equal(kvci_profile_make(order, &bytes, &length), KVC_OK);
-	assert_int_equal(kvci_profile_read(bytes, length, &made), KVC_OK);
-	assert_true(kvci_profile_id(made) == kvci_profile_id_of(bytes, length));
-	kvci_free(bytes);
-	return made;
-}
-
-static int setup(void **context)
-{
-	static const char *const names[2] = { "kv-k.bf16", "kv-v.bf16" };
-	struct kvci_profile_sample one = { sample[0], sample[1], TOKENS, 0 };
-	struct kvci_profile_order order = { .name = "two layers", .form = form_of(KVC_KV_SPLIT, KVC_ORDER_NH), .rope = &rope, .samples = &one,
-		                            .sample_count = 1, .sinks = 4, .pca_layers = 2 };
-
-	(void)context;
-	for (int i = 0; i < 2; i++) {
-		char path[512];
-		FILE *file;
-
-		snprintf(path, sizeof(path), "%s/tests/data/%s", KVC_SOURCE_DIR, names[i]);
-		file = fopen(path, "re");
-		assert_non_null(file);
-		assert_int_equal(fread(sample[i], 2, LAYERS * LAYER_VALUES, file), LAYERS * LAYER_VALUES);
-		fclose(file);
-	}
-	for (int i = 0; i < DIMS / 2; i++)
-		inv_freq[i] = powf(1e5f, (float)-i / (DIMS / 2));
-	profile = make_profile(&order);
-	return 0;
-}
-
-static int teardown(void **context)
-{
-	(void)context;
-	kvci_profile_free(profile);
-	return 0;
-}
-
-/* ---- parts ---- */
-
-struct coded {
-	struct kvc_form form;
-	struct kvc_codec_params params;
-	struct kvc_codec_part part;
-	const struct kvc_codec_ops *ops;
-	size_t raw_bytes, bound, bytes, scratch_bytes;
-	uint8_t *raw, *stream, *back, *scratch;
-};
-
-static void coded_init(struct coded *coded, const char *spec, const struct kvc_form *form, bool is_k)
-{
-	const char *wrong;
-	uint32_t dims = form->arrangement == KVC_KV_SPLIT ? DIMS : 2 * DIMS;
-
-	memset(coded, 0, sizeof(*coded));
-	coded->form = *form;
-	assert_int_equal(kvc_codec_spec_parse(spec, &coded->ops, &coded->params, &wrong), KVC_OK);
-	coded->part = (struct kvc_codec_part){ .form = &coded->form, .layer_count = 1, .is_k = is_k, .profile = profile, .params = &coded->params };
-	if (coded->ops->span != NULL)
-		coded->part.layer_count = coded->ops->span(&coded->part);
-	coded->raw_bytes = (size_t)coded->part.layer_count * form->block_tokens * HEADS * dims * (form->dtype == KVC_DTYPE_F32 ? 4 : 2);
-	coded->bound = coded->ops->bound_bytes(&coded->part, coded->raw_bytes);
-	coded->scratch_bytes = coded->ops->scratch_bytes(&coded->part, coded->raw_bytes);
-	coded->raw = kvci_alloc(coded->raw_bytes);
-	coded->back = kvci_alloc(coded->raw_bytes + GUARD_BYTES);
-	coded->stream = kvci_alloc(coded->bound + GUARD_BYTES);
-	coded->scratch = kvci_alloc(coded->scratch_bytes + GUARD_BYTES);
-	assert_true(coded->raw != NULL && coded->back != NULL && coded->stream != NULL && coded->scratch != NULL);
-	memset(coded->stream + coded->bound, GUARD, GUARD_BYTES);
-	memset(coded->back + coded->raw_bytes, GUARD, GUARD_BYTES);
-	memset(coded->scratch + coded->scratch_bytes, GUARD, GUARD_BYTES);
-}
-
-static void assert_guard(const uint8_t *bytes)
-{
-	for (int i = 0; i < GUARD_BYTES; i++)
-		assert_int_equal(bytes[i], GUARD);
-}
-
-static void coded_fini(struct coded *coded)
-{
-	assert_guard(coded->stream + coded->bound);
-	assert_guard(coded->back + coded->raw_bytes);
-	assert_guard(coded->scratch + coded->scratch_bytes);
-	kvci_free(coded->raw);
-	kvci_free(coded->back);
-	kvci_free(coded->stream);
-	kvci_free(coded->scratch);
-}
-
-static void coded_encode(struct coded *coded)
-{
-	coded->bytes = SIZE_MAX;
-	memset(coded->scratch, 0x5a, coded->scratch_bytes);
-	assert_int_equal(coded->ops->encode(&coded->part, coded->raw, coded->raw_bytes, coded->stream, coded->bound, coded->scratch, &coded->bytes),
-	                 KVC_OK);
-	assert_true(coded->bytes <= coded->bound);
-}
-
-static kvc_status_t coded_decode(struct coded *coded)
-{
-	memset(coded->scratch, 0xc3, coded->scratch_bytes);
-	return coded->ops->decode(&coded->part, coded->stream, coded->bytes, coded->back, coded->raw_bytes, coded->scratch);
-}
-
-/* The sample's part in SPLIT, NH. */
-static void coded_fill(struct coded *coded)
-{
-	memcpy(coded->raw, sample[coded->part.is_k ? 0 : 1], coded->raw_bytes);
-}
-
-static float scale_of(bool is_k, uint32_t layer)
-{
-	return profile->planes[is_k ? 0 : 1].scale[(size_t)layer * HEADS * DIMS];
-}
+#include "tests/unit/codec/ecsq_rig.h"
 
 /* ---- errors ---- */
 
@@ -764,8 +596,8 @@ static void test_ecsq__golden_streams__as_they_were(void **context)
 		const char *name, *spec;
 		uint64_t checksum; /* of what is decoded */
 	} cases[] = {
-		{ "ecsq-v1.bin", "ecsq:step=0.2", 0xa7dc2d37bd8b2076 },
-		{ "ecsq-pca-v1.bin", "ecsq+pca:step=0.2", 0x8e335378670c7010 },
+		{ "ecsq-v2.bin", "ecsq:step=0.2", 0x5a0e9bbc55c3ef94 },
+		{ "ecsq-pca-v2.bin", "ecsq+pca:step=0.2", 0xad9bac141bdc70dc },
 	};
 	static uint8_t file[65536], stream[65536], raw[2 * GOLDEN_COUNT], back[2 * GOLDEN_COUNT];
 	struct kvc_profile *golden;
@@ -775,6 +607,11 @@ static void test_ecsq__golden_streams__as_they_were(void **context)
 		golden_make_profile();
 	assert_int_equal(kvci_profile_read(file, golden_read("profile-v1.kvp", file, sizeof(file)), &golden), KVC_OK);
 	golden_values((uint16_t *)(void *)raw, 3);
+	for (int i = 0; i < GOLDEN_HEADS * GOLDEN_DIMS; i++) { /* a quiet row: layer 0, token 9 */
+		uint16_t *value = (uint16_t *)(void *)raw + (size_t)9 * GOLDEN_HEADS * GOLDEN_DIMS + i;
+
+		*value = to_bf16(from_bf16(*value) * 0.1f);
+	}
 	for (size_t i = 0; i < 2; i++) {
 		struct kvc_codec_params params;
 		const struct kvc_codec_ops *ops;
@@ -804,6 +641,35 @@ static void test_ecsq__golden_streams__as_they_were(void **context)
 	kvci_profile_free(golden);
 }
 
+/* A head of four bytes less, and no kept rows. */
+static void test_ecsq__streams_of_version_1__refused(void **context)
+{
+	static const char *const names[] = { "ecsq-v1.bin", "ecsq-pca-v1.bin" };
+	static const char *const specs[] = { "ecsq", "ecsq+pca" };
+	static uint8_t file[65536], back[2 * GOLDEN_COUNT];
+	struct kvc_profile *golden;
+
+	(void)context;
+	assert_int_equal(kvci_profile_read(file, golden_read("profile-v1.kvp", file, sizeof(file)), &golden), KVC_OK);
+	for (size_t i = 0; i < 2; i++) {
+		struct kvc_codec_params params;
+		const struct kvc_codec_ops *ops;
+		const char *wrong;
+		struct kvc_codec_part part = { .form = &golden_form, .is_k = true, .profile = golden, .params = &params, .position_tokens = 2 };
+		size_t raw_bytes;
+		void *scratch;
+
+		assert_int_equal(kvc_codec_spec_parse(specs[i], &ops, &params, &wrong), KVC_OK);
+		part.layer_count = ops->span != NULL ? ops->span(&part) : 1;
+		raw_bytes = sizeof(back) / GOLDEN_LAYERS * part.layer_count;
+		scratch = kvci_alloc(ops->scratch_bytes(&part, raw_bytes));
+		assert_non_null(scratch);
+		assert_int_equal(ops->decode(&part, file, golden_read(names[i], file, sizeof(file)), back, raw_bytes, scratch), KVC_CORRUPT);
+		kvci_free(scratch);
+	}
+	kvci_profile_free(golden);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -821,6 +687,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_ecsq__products_of_each_kernel__same_sums),
 		cmocka_unit_test(test_ecsq__damaged_stream__answered_inside_the_buffers),
 		cmocka_unit_test(test_ecsq__no_profile_or_another__not_coded_and_corrupt),
+		cmocka_unit_test(test_ecsq__streams_of_version_1__refused),
 		cmocka_unit_test(test_ecsq__golden_streams__as_they_were),
 	};
 
