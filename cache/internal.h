@@ -242,6 +242,7 @@ struct kvci_disk_request {
 	struct kvci_cache *cache;
 	uint32_t number; /* of itself */
 	uint32_t io;     /* read or write it serves */
+	uint32_t progress_wanted; /* read: a load takes sections as they come; the tier's threads look */
 };
 
 struct kvci_read {
@@ -252,6 +253,7 @@ struct kvci_read {
 	uint64_t since_ns; /* submitted, or first found no memory */
 	uint64_t bytes;    /* of its extent, once submitted */
 	uint32_t request;  /* KVCI_NONE: waits */
+	uint32_t sections; /* leading ones that can be read already */
 	bool probe;
 };
 
@@ -557,6 +559,8 @@ void kvci_waiter_answer(struct kvci_cache *cache, struct kvci_waiter *waiter, kv
 
 /* Starts bringing a block that is only on disk into memory, if that is not under way. CIRCUIT_OPEN, NO_MEMORY. */
 kvc_status_t kvci_read_start(struct kvci_cache *cache, uint32_t number, bool probe);
+/* A load that takes sections as they come waits for this read: what is there already is given at once. */
+void kvci_read_sections(struct kvci_cache *cache, struct kvci_read *read, const struct kvci_waiter *waiter);
 /* Submits what waits, as far as device and memory allow. */
 void kvci_read_pump(struct kvci_cache *cache);
 /* A read that waits and that nobody wants any more. */

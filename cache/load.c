@@ -120,6 +120,8 @@ static kvc_status_t load_block(struct kvci_cache *cache, struct kvci_load *load,
 	waiter->load = load;
 	kvci_list_append(&read->waiters, &waiter->in_read);
 	kvci_list_append(load_waiters(load), &waiter->in_load);
+	if (load->sections != NULL)
+		kvci_read_sections(cache, read, waiter);
 	return KVC_PENDING;
 }
 

@@ -171,6 +171,48 @@ static void read_done(struct kvc_tier_request *tier_request, kvc_status_t status
 	kvci_read_pump(cache);
 }
 
+/* ---- sections of what is under way ---- */
+
+static bool read_gives_sections(const struct kvci_cache *cache, const struct kvci_block *block)
+{
+	return (block->flags & (KVCI_BLOCK_DEAD | KVCI_BLOCK_LATE)) == 0 && !kvci_block_stale(cache, block);
+}
+
+void kvci_read_sections(struct kvci_cache *cache, struct kvci_read *read, const struct kvci_waiter *waiter)
+{
+	const struct kvci_block *block = kvci_block_at(cache, read->block);
+	struct kvci_extent extent;
+
+	if (read->request == KVCI_NONE)
+		return; /* asked for when it is submitted */
+	struct kvci_disk_request *request = kvci_pool_at(&cache->disk.requests, read->request);
+	__atomic_store_n(&request->progress_wanted, 1, __ATOMIC_RELAXED);
+	if (read->sections == 0 || !read_gives_sections(cache, block))
+		return;
+	kvci_block_extent(cache, block, &extent);
+	waiter->load->sections(waiter->load, waiter->index, read->sections, &extent);
+}
+
+static void read_progress(struct kvc_tier_request *tier_request, uint32_t sections)
+{
+	struct kvci_disk_request *request = tier_request->context;
+	struct kvci_cache *cache = request->cache;
+	struct kvci_read *read = kvci_pool_at(&cache->disk.reads, request->io);
+	const struct kvci_block *block = kvci_block_at(cache, read->block);
+	struct kvci_extent extent;
+
+	kvci_cache_enter(cache);
+	read->sections = sections;
+	if (!read_gives_sections(cache, block))
+		return;
+	kvci_block_extent(cache, block, &extent);
+	for (struct kvci_list *l = read->waiters.next; l != &read->waiters; l = l->next) {
+		struct kvci_waiter *waiter = KVCI_LIST_OF(l, struct kvci_waiter, in_read);
+		if (waiter->load->sections != NULL)
+			waiter->load->sections(waiter->load, waiter->index, sections, &extent);
+	}
+}
+
 /* ---- submission ---- */
 
 /* Whether a waiting read is still to be done; if not, it is ended here. */
@@ -231,6 +273,10 @@ static kvc_status_t read_submit(struct kvci_cache *cache, struct kvci_read *read
 	request->tier.buffer = cache->slabs[spot.slot]->base + ((uint64_t)spot.offset_4k << KVCI_PAGE_SHIFT);
 	request->tier.deadline_ns = cache->now_ns + cache->config.read_deadline_ns;
 	request->tier.done = read_done;
+	request->tier.progress = read_progress;
+	request->tier.progress_wanted = &request->progress_wanted;
+	for (struct kvci_list *l = read->waiters.next; l != &read->waiters; l = l->next)
+		request->progress_wanted |= KVCI_LIST_OF(l, struct kvci_waiter, in_read)->load->sections != NULL;
 	status = kvci_tier_submit(cache->disk.tier, &request->tier);
 	if (status != KVC_OK) {
 		kvci_block_spot_free(cache, read->block);

@@ -397,11 +397,14 @@ static void connect_dispatch(struct kvc_client *client, const struct kvci_messag
 		slabs_gone(client, (uint32_t)message->a);
 		break;
 	case KVCI_MESSAGE_LOAD_PROGRESS:
+	case KVCI_MESSAGE_LOAD_SECTIONS:
 		call = connect_find(client, message->tag);
-		if (call != NULL && call->type == KVCI_MESSAGE_LOAD && call->op != NULL)
+		if (call == NULL || call->type != KVCI_MESSAGE_LOAD || call->op == NULL)
+			connect_protest(client, "progress of no load");
+		else if (message->type == KVCI_MESSAGE_LOAD_PROGRESS)
 			load_progress(client, call, message);
 		else
-			connect_protest(client, "progress of no load");
+			load_sections(client, call, message);
 		break;
 	default:
 		if (message->tag != 0) /* 0: of what nobody waits for */

@@ -157,7 +157,8 @@ static kvc_status_t scatter_head(const struct kvc_space *space, const uint8_t *r
 }
 
 kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine_blocks, const uint8_t *record,
-                           uint64_t record_bytes, uint64_t record_checksum, const _Atomic bool *stop, uint64_t deadline_ns)
+                           uint64_t record_bytes, uint64_t record_checksum, uint32_t first, uint32_t end, const _Atomic bool *stop,
+                           uint64_t deadline_ns)
 {
 	_Alignas(64) uint8_t head[KVCI_RECORD_HEAD_BYTES_MAX];
 	const struct kvci_record_header *header;
@@ -173,7 +174,7 @@ kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine
 	id.group = header->group;
 	id.shard_index = header->shard_index;
 	seed = kvci_block_seed(&id);
-	for (uint32_t i = 0; i < header->section_count; i++) {
+	for (uint32_t i = first; i < end; i++) {
 		/* The section is read only; SCATTER writes the pages. */
 		uint8_t *section = (uint8_t *)record + (uint64_t)entries[i].offset_64 * KVCI_SECTION_ALIGN_BYTES;
 

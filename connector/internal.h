@@ -279,6 +279,8 @@ void op_stop(struct kvc_op *op, kvc_status_t status);
 void op_detach(struct kvc_op *op);
 /* Frees it when nobody and nothing needs it any more. */
 void op_settle(struct kvc_op *op);
+/* Begin of a public call on an op: client_enter, or INVALID when it is none. */
+kvc_status_t op_enter(struct kvc_op *op);
 /* Waits until it is done or the time comes; moves its data meanwhile. */
 void op_wait(struct kvc_op *op, uint64_t until_ns);
 /* Waits, then ends it: what is not done is TIMED_OUT. Returns its status; no page is touched any more. */
@@ -317,6 +319,7 @@ kvc_status_t ask_and_wait(struct kvc_client *client, struct kvc_space *space, co
 /* ---- load.c, store.c ---- */
 
 void load_progress(struct kvc_client *client, struct call *call, const struct kvci_message *event);
+void load_sections(struct kvc_client *client, struct call *call, const struct kvci_message *event);
 void load_slab(struct kvc_op *op, uint32_t slab, kvc_status_t status);
 /* Sends what is due: commits, reservations. */
 void store_pump(struct kvc_op *op);
@@ -364,9 +367,10 @@ kvc_status_t gather_plan(const struct kvc_layer_memory *memory, const struct kvc
 /* Copies a block's pages into its sections and gives their checksums. False: stopped on the way. */
 bool gather_block(const struct kvc_space *space, const uint32_t *engine_blocks, void *sections, uint64_t seed,
                   uint64_t *ret_checksums, const _Atomic bool *stop);
-/* Checks the record's head, then copies its sections to the pages and checks each. */
+/* Checks the record's head, then copies its sections [first, end) to the pages and checks each. */
 kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine_blocks, const uint8_t *record,
-                           uint64_t record_bytes, uint64_t record_checksum, const _Atomic bool *stop, uint64_t deadline_ns);
+                           uint64_t record_bytes, uint64_t record_checksum, uint32_t first, uint32_t end, const _Atomic bool *stop,
+                           uint64_t deadline_ns);
 
 /* ---- embedded.c ---- */
 

@@ -2,6 +2,11 @@
  * Load: the daemon says where each block is, as each becomes ready; whoever waits or the mover scatters it, with the lock let go.
  *
  *   WAITING --extent--> (PARKED until its slab is mapped) --> READY --claim--> MOVING --> SETTLED
+ *                                                               ^--- PARTIAL <---|          by section
+ *
+ * By section: an extent may come while its block is still being made, with how many of its sections are there. One section is moved at a time, the blocks
+ * take turns, and a block is PARTIAL while all that is there was moved. The daemon may take such an extent away again at any time: what was copied
+ * counts when its checksum is right, and a block is OK when the daemon has said so of all of it.
  *
  * A deadline or cancel settles all that is not MOVING at once; what is MOVING ends at its next section, and then the op is done. */
 #include <string.h>
@@ -9,12 +14,15 @@
 #include "base/alloc.h"
 #include "connector/internal.h"
 
-enum load_state { LOAD_WAITING, LOAD_PARKED, LOAD_READY, LOAD_MOVING, LOAD_SETTLED };
+enum load_state { LOAD_WAITING, LOAD_PARKED, LOAD_READY, LOAD_MOVING, LOAD_PARTIAL, LOAD_SETTLED };
 
 struct load_block {
 	struct kvci_wire_extent extent;
 	kvc_status_t status; /* PENDING until SETTLED */
 	enum load_state state;
+	/* by section */
+	kvc_status_t last;         /* what the daemon said of the whole block; PENDING: nothing so far */
+	uint32_t available, moved; /* sections */
 };
 
 struct load_op {
@@ -22,14 +30,16 @@ struct load_op {
 	uint8_t id[CLIENT_ID_BYTES];
 	uint32_t first, count;
 	uint32_t settled;
-	uint32_t ready_first, ready_end; /* in `ready` */
+	uint32_t ready_first, ready_end; /* in `ready`, a ring */
 	uint32_t tag;                    /* of the LOAD; 0: not sent or answered */
 	kvc_status_t stop_status;
 	kvc_status_t worst;              /* status of the first block that is not OK */
 	uint32_t worst_index;
 	struct load_block *blocks;
-	uint32_t *ready;                 /* each block enters it once */
+	uint32_t *ready;                 /* a block is in it at most once at a time */
 	uint32_t *engine_blocks;
+	uint32_t *section_blocks;        /* by section: how many blocks' was moved; NULL: not by section */
+	uint32_t sections;               /* leading ones that all blocks have */
 };
 
 static void load_finish(struct load_op *self)
@@ -84,7 +94,7 @@ static void load_settle_all(struct load_op *self, kvc_status_t status)
 static void load_make_ready(struct load_op *self, uint32_t index)
 {
 	self->blocks[index].state = LOAD_READY;
-	self->ready[self->ready_end++] = index;
+	self->ready[self->ready_end++ % self->count] = index;
 }
 
 /* A block has an extent: ready when its slab is mapped. */
@@ -125,12 +135,126 @@ void load_slab(struct kvc_op *op, uint32_t slab, kvc_status_t status)
 		client_moved(op->client);
 }
 
+/* ---- by section ---- */
+
+/* More of a block is there, or the daemon's word on all of it. */
+static void load_go_on(struct load_op *self, uint32_t index)
+{
+	struct load_block *block = &self->blocks[index];
+
+	if (block->state == LOAD_SETTLED || block->state == LOAD_MOVING)
+		return;
+	if (block->last != KVC_OK && block->last != KVC_PENDING)
+		load_settle(self, index, block->last);
+	else if (block->state == LOAD_PARTIAL && block->moved < block->available)
+		load_make_ready(self, index);
+	else if (block->state == LOAD_PARTIAL && block->last == KVC_OK)
+		load_settle(self, index, KVC_OK);
+}
+
+static bool load_same_place(const struct kvci_wire_extent *a, const struct kvci_wire_extent *b)
+{
+	return a->slab == b->slab && a->generation == b->generation && a->offset_bytes == b->offset_bytes &&
+	       a->record_bytes == b->record_bytes && a->record_checksum == b->record_checksum;
+}
+
+/* `sections` of a block are at this place. */
+static void load_reach(struct load_op *self, uint32_t index, const struct kvci_wire_extent *extent, uint32_t sections)
+{
+	struct load_block *block = &self->blocks[index];
+
+	if (block->state == LOAD_WAITING) {
+		block->extent = *extent;
+		block->available = sections;
+		load_place(self, index);
+		return;
+	}
+	if (!load_same_place(&block->extent, extent))
+		block->last = KVC_GONE;
+	else if (sections > block->available)
+		block->available = sections;
+	load_go_on(self, index);
+}
+
+/* The daemon's word on a block: status of its reply entry. */
+static void load_last(struct load_op *self, uint32_t index, const struct kvci_wire_extent *extent)
+{
+	struct load_block *block = &self->blocks[index];
+
+	if (block->state == LOAD_SETTLED || block->last != KVC_PENDING || extent->status == KVC_PENDING)
+		return;
+	block->last = connect_is_status(extent->status) ? extent->status : KVC_GONE;
+	if (block->last == KVC_OK)
+		load_reach(self, index, extent, self->op.space->form.layer_count);
+	else
+		load_go_on(self, index);
+}
+
+void load_sections(struct kvc_client *client, struct call *call, const struct kvci_message *event)
+{
+	struct load_op *self = (struct load_op *)call->op;
+	struct kvci_wire_extent extent = {
+		.slab = (uint32_t)event->c, .generation = event->binding, .offset_bytes = event->a, .record_bytes = event->d,
+		.record_checksum = event->b,
+	};
+
+	if (self->section_blocks == NULL || event->first >= self->count || event->count > self->op.space->form.layer_count) {
+		connect_protest(client, "sections that were not asked for");
+		return;
+	}
+	if (self->op.status != KVC_PENDING || atomic_load_explicit(&self->op.stopped, memory_order_relaxed))
+		return;
+	if (event->count == 0 || self->blocks[event->first].state == LOAD_SETTLED || self->blocks[event->first].last != KVC_PENDING)
+		return;
+	load_reach(self, event->first, &extent, event->count);
+	load_finish(self);
+	if (self->op.background)
+		client_moved(client);
+}
+
+/* A section was moved, or why not; complete: all of the block was, and may be. */
+static void load_moved_section(struct load_op *self, uint32_t index, kvc_status_t status)
+{
+	struct load_block *block = &self->blocks[index];
+	struct kvc_client *client = self->op.client;
+	uint32_t layers = self->op.space->form.layer_count, before = self->sections;
+	bool complete;
+
+	if (status == KVC_OK) {
+		self->section_blocks[block->moved++]++;
+		while (self->sections < layers && self->section_blocks[self->sections] == self->count)
+			self->sections++;
+	}
+	complete = block->moved == layers && block->last == KVC_OK;
+	if (block->last != KVC_OK && block->last != KVC_PENDING)
+		status = block->last;
+	else if (status == KVC_OK && !complete && atomic_load_explicit(&self->op.stopped, memory_order_relaxed))
+		status = self->stop_status;
+	if (status != KVC_OK) {
+		load_settle(self, index, status);
+	} else {
+		block->state = LOAD_PARTIAL;
+		load_go_on(self, index);
+	}
+	if (self->sections != before && (self->op.background || client->reader || client->waiters > 0))
+		client_moved(client);
+}
+
+/* ---- what the daemon says ---- */
+
 /* Takes what the daemon has written to the reply, once: it may write there again. */
 static void load_take(struct load_op *self, const struct call *call, uint32_t index)
 {
 	const uint8_t *reply = self->op.client->window + call->range_offset;
 	struct load_block *block = &self->blocks[index];
 
+	if (self->section_blocks != NULL) {
+		struct kvci_wire_extent extent;
+
+		memcpy(&extent, reply + index * sizeof(extent), sizeof(extent));
+		load_last(self, index, &extent);
+		return;
+	}
 	if (block->state != LOAD_WAITING)
 		return;
 	memcpy(&block->extent, reply + index * sizeof(block->extent), sizeof(block->extent));
@@ -170,6 +294,10 @@ static void load_answered(struct kvc_client *client, struct call *call, const st
 			load_take(self, call, i);
 		if (self->blocks[i].state == LOAD_WAITING)
 			load_settle(self, i, status == KVC_OK ? KVC_GONE : status);
+		if (self->section_blocks != NULL && self->blocks[i].last == KVC_PENDING) {
+			self->blocks[i].last = status == KVC_OK ? KVC_GONE : status;
+			load_go_on(self, i);
+		}
 	}
 	load_finish(self);
 	if (self->op.background)
@@ -203,6 +331,7 @@ static void load_start(struct kvc_op *op)
 	message.binding = op->space->binding;
 	message.first = self->first;
 	message.count = self->count;
+	message.flags = self->section_blocks != NULL ? KVCI_LOAD_BY_SECTION : 0;
 	message.reply_offset = call->range_offset;
 	message.reply_bytes = bytes;
 	connect_send(op->client, &message);
@@ -258,8 +387,8 @@ static struct slab *load_check(struct load_op *self, const struct load_block *bl
 	return slab;
 }
 
-/* With the lock let go. */
-static kvc_status_t load_copy(struct load_op *self, uint32_t index, struct slab *slab)
+/* Sections [first, end), with the lock let go. */
+static kvc_status_t load_copy(struct load_op *self, uint32_t index, struct slab *slab, uint32_t first, uint32_t end)
 {
 	struct kvc_space *space = self->op.space;
 	const struct load_block *block = &self->blocks[index];
@@ -273,7 +402,7 @@ static kvc_status_t load_copy(struct load_op *self, uint32_t index, struct slab 
 	client_unlock(client);
 	begin_ns = kvci_clock_ns();
 	status = scatter_block(space, pages, slab->base + block->extent.offset_bytes, block->extent.record_bytes,
-	                       block->extent.record_checksum, &self->op.stopped, deadline_ns);
+	                       block->extent.record_checksum, first, end, &self->op.stopped, deadline_ns);
 	end_ns = kvci_clock_ns();
 	client_lock(client);
 	slabs_put(client, slab);
@@ -287,6 +416,7 @@ static bool load_move(struct kvc_op *op)
 {
 	struct load_op *self = (struct load_op *)op;
 	struct kvc_client *client = op->client;
+	struct load_block *block;
 	uint32_t index;
 	struct slab *slab;
 	kvc_status_t status;
@@ -294,22 +424,31 @@ static bool load_move(struct kvc_op *op)
 	if (op->status != KVC_PENDING || atomic_load_explicit(&op->stopped, memory_order_relaxed) ||
 	    self->ready_first == self->ready_end)
 		return false;
-	index = self->ready[self->ready_first++];
-	slab = load_check(self, &self->blocks[index]);
+	index = self->ready[self->ready_first++ % self->count];
+	block = &self->blocks[index];
+	if (block->state != LOAD_READY) /* by section: settled since */
+		return true;
+	slab = load_check(self, block);
 	if (slab == NULL) { /* gone since, or nonsense */
 		load_settle(self, index, KVC_GONE);
 		load_finish(self);
 		return true;
 	}
-	self->blocks[index].state = LOAD_MOVING;
-	status = load_copy(self, index, slab);
-	if (status == KVC_CORRUPT) {
+	block->state = LOAD_MOVING;
+	if (self->section_blocks != NULL)
+		status = load_copy(self, index, slab, block->moved, block->moved + 1);
+	else
+		status = load_copy(self, index, slab, 0, op->space->form.layer_count);
+	if (status == KVC_CORRUPT && (self->section_blocks == NULL || block->last == KVC_OK)) {
 		client->stats.load_corrupt_blocks++;
-		load_report(client, &self->blocks[index].extent);
+		load_report(client, &block->extent);
 	}
 	if (status == KVC_CANCELED && atomic_load_explicit(&op->stopped, memory_order_relaxed))
 		status = self->stop_status;
-	load_settle(self, index, status);
+	if (self->section_blocks != NULL)
+		load_moved_section(self, index, status);
+	else
+		load_settle(self, index, status);
 	load_finish(self);
 	op_settle(op);
 	return true;
@@ -357,10 +496,11 @@ static kvc_status_t load_check_arguments(const struct kvc_space *space, const st
 }
 
 static kvc_status_t load_create(struct kvc_space *space, uint32_t first, uint32_t count, const uint32_t *engine_blocks,
-                                struct load_op **ret_self)
+                                bool by_section, struct load_op **ret_self)
 {
 	uint64_t pages = (uint64_t)count * space->sizes.pages_per_section;
-	size_t bytes = sizeof(struct load_op) + count * sizeof(struct load_block) + (count + pages) * sizeof(uint32_t);
+	uint32_t sections = by_section ? space->form.layer_count : 0;
+	size_t bytes = sizeof(struct load_op) + count * sizeof(struct load_block) + (count + pages + sections) * sizeof(uint32_t);
 	struct load_op *self;
 	struct kvc_op *op;
 	kvc_status_t status = op_create(space->client, space, &load_kind, bytes, &op);
@@ -375,15 +515,18 @@ static kvc_status_t load_create(struct kvc_space *space, uint32_t first, uint32_
 	self->engine_blocks = self->ready + count;
 	if (pages > 0)
 		memcpy(self->engine_blocks, engine_blocks, pages * sizeof(uint32_t));
+	if (by_section)
+		self->section_blocks = self->engine_blocks + pages;
 	for (uint32_t i = 0; i < count; i++)
-		self->blocks[i].status = KVC_PENDING;
+		self->blocks[i].status = self->blocks[i].last = KVC_PENDING;
 	*ret_self = self;
 	return KVC_OK;
 }
 
 /* The lock is held when it is OK. */
 static kvc_status_t load_launch(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
-                                const uint32_t *engine_blocks, uint64_t deadline_ns, bool background, struct load_op **ret_self)
+                                const uint32_t *engine_blocks, uint64_t deadline_ns, bool background, bool by_section,
+                                struct load_op **ret_self)
 {
 	struct load_op *self;
 	uint8_t id[CLIENT_ID_BYTES];
@@ -395,7 +538,7 @@ static kvc_status_t load_launch(struct kvc_space *space, const struct kvc_reques
 		status = client_enter_up(space->client);
 	if (status != KVC_OK)
 		return status;
-	status = load_create(space, first, count, engine_blocks, &self);
+	status = load_create(space, first, count, engine_blocks, by_section, &self);
 	if (status != KVC_OK) {
 		client_leave(space->client);
 		return status;
@@ -408,8 +551,8 @@ static kvc_status_t load_launch(struct kvc_space *space, const struct kvc_reques
 	return KVC_OK;
 }
 
-kvc_status_t kvc_load_begin(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
-                            const uint32_t *engine_blocks, uint64_t deadline_ns, struct kvc_op **ret_op)
+static kvc_status_t load_begin(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
+                               const uint32_t *engine_blocks, uint64_t deadline_ns, bool by_section, struct kvc_op **ret_op)
 {
 	struct load_op *self;
 	kvc_status_t status;
@@ -417,7 +560,7 @@ kvc_status_t kvc_load_begin(struct kvc_space *space, const struct kvc_request *r
 	if (ret_op == NULL)
 		return client_fail(KVC_INVALID, "ret_op is NULL");
 	status = load_launch(space, request, first, count, engine_blocks, deadline_ns == 0 ? UINT64_MAX : op_until(deadline_ns),
-	                     true, &self);
+	                     true, by_section, &self);
 	if (status != KVC_OK)
 		return status;
 	*ret_op = &self->op;
@@ -425,12 +568,87 @@ kvc_status_t kvc_load_begin(struct kvc_space *space, const struct kvc_request *r
 	return KVC_OK;
 }
 
+kvc_status_t kvc_load_begin(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
+                            const uint32_t *engine_blocks, uint64_t deadline_ns, struct kvc_op **ret_op)
+{
+	return load_begin(space, request, first, count, engine_blocks, deadline_ns, false, ret_op);
+}
+
+kvc_status_t kvc_load_sections_begin(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
+                                     const uint32_t *engine_blocks, uint64_t deadline_ns, struct kvc_op **ret_op)
+{
+	return load_begin(space, request, first, count, engine_blocks, deadline_ns, true, ret_op);
+}
+
+static kvc_status_t load_enter(struct kvc_op *op)
+{
+	kvc_status_t status = op_enter(op);
+
+	if (status != KVC_OK || op->kind == &load_kind)
+		return status;
+	status = client_fail(KVC_INVALID, "a %s has no sections", op->kind->name);
+	client_leave(op->client);
+	return status;
+}
+
+/* PENDING: neither so far. */
+static kvc_status_t load_sections_status(const struct load_op *self, uint32_t sections)
+{
+	if (self->op.status != KVC_PENDING)
+		return self->op.status == KVC_OK || self->sections >= sections ? KVC_OK : self->op.status;
+	if (self->section_blocks == NULL)
+		return self->worst != KVC_OK ? self->worst : KVC_PENDING;
+	if (self->sections >= sections)
+		return KVC_OK;
+	return self->worst != KVC_OK ? self->worst : KVC_PENDING;
+}
+
+kvc_status_t kvc_load_wait_sections(struct kvc_op *op, uint32_t sections, uint64_t timeout_ns)
+{
+	uint64_t until_ns = op_until(timeout_ns), next_ns;
+	struct load_op *self = (struct load_op *)op;
+	kvc_status_t status = load_enter(op);
+	struct kvc_client *client;
+
+	if (status != KVC_OK)
+		return status;
+	client = op->client;
+	if (sections > op->space->form.layer_count)
+		sections = op->space->form.layer_count;
+	for (;;) {
+		connect_drain(client);
+		next_ns = ops_expire(client);
+		status = load_sections_status(self, sections);
+		if (status != KVC_PENDING || client->closing || kvci_clock_ns() >= until_ns)
+			break;
+		if (!load_move(op) && op->status == KVC_PENDING)
+			client_wait(client, next_ns < until_ns ? next_ns : until_ns);
+	}
+	client_leave(client);
+	return status;
+}
+
+kvc_status_t kvc_load_block_sections(struct kvc_op *op, uint32_t *ret_sections, uint32_t room)
+{
+	const struct load_op *self = (const struct load_op *)op;
+	kvc_status_t status = load_enter(op);
+
+	if (status != KVC_OK)
+		return status;
+	if (ret_sections == NULL || room < self->count)
+		status = client_fail(ret_sections == NULL ? KVC_INVALID : KVC_TOO_BIG, "%u blocks, room for %u", self->count, room);
+	for (uint32_t i = 0; status == KVC_OK && i < self->count; i++)
+		ret_sections[i] = self->blocks[i].status == KVC_OK ? op->space->form.layer_count : self->blocks[i].moved;
+	client_leave(op->client);
+	return status;
+}
+
 kvc_status_t kvc_load(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
                       const uint32_t *engine_blocks, uint64_t timeout_ns, kvc_status_t *statuses)
 {
 	uint64_t until_ns = op_until(timeout_ns);
 	struct load_op *self;
-	kvc_status_t status = load_launch(space, request, first, count, engine_blocks, until_ns, false, &self);
+	kvc_status_t status = load_launch(space, request, first, count, engine_blocks, until_ns, false, false, &self);
 
 	if (status != KVC_OK)
 		return status;

@@ -272,7 +272,7 @@ kvc_status_t op_finish(struct kvc_op *op, uint64_t until_ns)
 	return op->status;
 }
 
-static kvc_status_t op_enter(struct kvc_op *op)
+kvc_status_t op_enter(struct kvc_op *op)
 {
 	if (op == NULL || op->magic != CLIENT_OP_MAGIC)
 		return client_fail(KVC_INVALID, "no op");

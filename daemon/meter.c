@@ -42,6 +42,13 @@ static void meter_done(struct kvc_tier_request *request, kvc_status_t status)
 	outer->done(outer, status);
 }
 
+static void meter_progress(struct kvc_tier_request *request, uint32_t sections)
+{
+	struct meter_node *node = (struct meter_node *)((char *)request - offsetof(struct meter_node, request));
+
+	node->outer->progress(node->outer, sections);
+}
+
 static kvc_status_t meter_submit(struct kvc_tier *tier, struct kvc_tier_request *request)
 {
 	struct meter *meter = meter_of(tier);
@@ -56,6 +63,7 @@ static kvc_status_t meter_submit(struct kvc_tier *tier, struct kvc_tier_request 
 		return KVC_NO_MEMORY;
 	node->request = *request;
 	node->request.done = meter_done;
+	node->request.progress = request->progress != NULL ? meter_progress : NULL;
 	node->request.context = node;
 	node->outer = request;
 	node->meter = meter;

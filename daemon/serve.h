@@ -30,6 +30,8 @@ struct kvci_conn_out {
 	void *context;
 	/* Sends or queues; fd (-1: none) stays the caller's. Never fails: a client that cannot take it is cut off, later. */
 	void (*send)(void *context, const struct kvci_message *message, int fd);
+	/* How many messages wait because the client does not read. NULL: never any. */
+	uint32_t (*backlog)(void *context);
 	/* The connection has work or ended operations: step and finish it in this turn. */
 	void (*wake)(void *context);
 };

@@ -263,6 +263,28 @@ static void load_ready(struct kvci_load *piece, uint32_t index, kvc_status_t sta
 	serve_op_wake(&load->op);
 }
 
+/* A hint, and the next one says more: a client that does not read is not flooded with them. */
+static void load_sections(struct kvci_load *piece, uint32_t index, uint32_t sections, const struct kvci_extent *extent)
+{
+	struct match_load *load = piece->context;
+	struct kvci_conn *conn = load->op.conn;
+	struct kvci_message event = {0};
+
+	if (conn->muted || (conn->out.backlog != NULL && conn->out.backlog(conn->out.context) != 0))
+		return;
+	event.magic = KVCI_PROTO_MAGIC;
+	event.type = KVCI_MESSAGE_LOAD_SECTIONS;
+	event.tag = load->op.message.tag;
+	event.first = piece->first - load->op.message.first + index;
+	event.count = sections;
+	event.a = extent->offset_bytes;
+	event.b = extent->record_checksum;
+	event.c = extent->slab;
+	event.d = extent->record_bytes;
+	event.binding = extent->generation;
+	conn->out.send(conn->out.context, &event, -1);
+}
+
 static bool load_finish(struct serve_op *op)
 {
 	struct match_load *load = (struct match_load *)op;
@@ -305,6 +327,7 @@ static bool load_step(struct kvci_conn *conn)
 	piece->first = work->message.first + done;
 	piece->count = left < SERVE_LOAD_STEP ? left : SERVE_LOAD_STEP;
 	piece->ready = load_ready;
+	piece->sections = (work->message.flags & KVCI_LOAD_BY_SECTION) != 0 ? load_sections : NULL;
 	piece->context = load;
 	status = kvci_cache_load(conn->core->cache, piece, work->message.id);
 	if (status != KVC_OK) {
@@ -331,7 +354,8 @@ bool serve_load(struct kvci_conn *conn, const struct kvci_message *message)
 	void *reply;
 	kvc_status_t status = serve_reply_range(conn, message, message->count, sizeof(struct kvci_wire_extent), &reply);
 
-	if (status == KVC_OK && (message->count == 0 || message->first > UINT32_MAX - message->count))
+	if (status == KVC_OK && (message->count == 0 || message->first > UINT32_MAX - message->count ||
+	                         (message->flags & ~(uint32_t)KVCI_LOAD_BY_SECTION) != 0))
 		status = KVC_INVALID;
 	if (status == KVC_OK)
 		status = serve_op_create(conn, message, sizeof(*load) + pieces * sizeof(load->pieces[0]), load_finish,

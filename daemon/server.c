@@ -159,6 +159,11 @@ static void server_send(void *context, const struct kvci_message *message, int f
 	server_queue(client, message, fd);
 }
 
+static uint32_t server_backlog(void *context)
+{
+	return ((const struct server_client *)context)->queued;
+}
+
 static void server_flush_queue(struct server_client *client)
 {
 	while (client->queue != NULL) {
@@ -357,7 +362,7 @@ static kvc_status_t server_add(struct kvci_server *server, int fd, const char *t
 {
 	struct kvci_conn_peer who = {.pid = peer->pid, .uid = peer->uid, .gid = peer->gid};
 	struct server_client *client = kvci_alloc_zero(1, sizeof(*client));
-	struct kvci_conn_out out = {.context = client, .send = server_send, .wake = server_wake};
+	struct kvci_conn_out out = {.context = client, .send = server_send, .backlog = server_backlog, .wake = server_wake};
 	kvc_status_t status;
 
 	if (client == NULL)

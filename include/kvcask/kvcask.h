@@ -173,6 +173,18 @@ kvc_status_t kvc_exists(struct kvc_space *space, const uint8_t (*hashes)[KVC_HAS
  * is TIMED_OUT and will not be written any more. */
 kvc_status_t kvc_load_begin(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
                             const uint32_t *engine_blocks, uint64_t deadline_ns, struct kvc_op **ret_op);
+/* The same, section by section (a section: one layer of a block): of a block that lies packed on the disk the first layers are put into the pages
+ * while later ones are still being unpacked, and all blocks' first layers before the next ones. A section counts as there when its own checksum was
+ * found right. Blocks that cannot be had in parts (raw or lossy on the disk) come whole. When a block fails later on, its earlier sections in the
+ * pages are right, and all others of it are void: kvc_load_block_sections tells. */
+kvc_status_t kvc_load_sections_begin(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
+                                     const uint32_t *engine_blocks, uint64_t deadline_ns, struct kvc_op **ret_op);
+/* Until sections [0, sections) of every block are in the pages (OK), or one of them will not come (the first failed block's status), or timeout_ns
+ * from now (PENDING). sections beyond the form's layers: all. Without a mover the waiting thread moves the data. Of kvc_load_begin's ops too, whose
+ * sections come block by block. */
+kvc_status_t kvc_load_wait_sections(struct kvc_op *op, uint32_t sections, uint64_t timeout_ns);
+/* How many leading sections of each block are in the pages, and right: all that a block gets when the op is done. room: entries in ret_sections. */
+kvc_status_t kvc_load_block_sections(struct kvc_op *op, uint32_t *ret_sections, uint32_t room);
 /* statuses: count entries, or NULL. OK only when every block is OK; else the first status that is not. */
 kvc_status_t kvc_load(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
                       const uint32_t *engine_blocks, uint64_t timeout_ns, kvc_status_t *statuses);

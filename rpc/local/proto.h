@@ -42,7 +42,7 @@ enum {
 	X(HELLO, 1, "-> a: version, flags: KVCI_HELLO_*, id: session id, text: client name <- fd: window, a: its bytes, b: daemon pid, count: client id") \
 	X(BIND, 2, "-> array: struct kvc_form, then serialised space fields (cache/space.h) <- binding, a: epoch, b: space index, id: the space's fingerprint (checksums are seeded with it)") \
 	X(MATCH, 3, "-> binding, count, array: hashes, id: request, flags: KVCI_MATCH_* or KVCI_MATCH_EXTENTS, reply: room for bytes (EXISTS) or extents (EXTENTS) <- count: matched, first: in memory, a: on disk, b: load bytes, c: miss cause") \
-	X(LOAD, 4, "-> id: request, first, count, reply: room for count struct kvci_wire_extent <- LOAD_PROGRESS events, then this when all have a status") \
+	X(LOAD, 4, "-> id: request, first, count, reply: room for count struct kvci_wire_extent, flags: KVCI_LOAD_BY_SECTION or 0 <- LOAD_PROGRESS (and LOAD_SECTIONS) events, then this when all have a status") \
 	X(LOAD_PROGRESS, 5, "[event] tag of the LOAD; entries [first, first + count) of its reply array have got a status other than PENDING") \
 	X(LOAD_CANCEL, 6, "-> a: tag of the LOAD. Answered; the LOAD itself is answered CANCELED before")                                   \
 	X(RELEASE, 7, "-> id: request. Not answered")                                                                                      \
@@ -58,7 +58,8 @@ enum {
 	X(ADMIN, 17, "-> text: question, array: JSON arguments or none <- fd: memfd with JSON, a: its bytes")                              \
 	X(SLAB_GONE, 18, "[event] a: slab")                                                                                                \
 	X(PING, 19, "<- a: daemon's monotonic ns")                                                                                         \
-	X(SCORES, 20, "-> binding, count, a: bytes of scores a block, array: count hashes, then scores as many times. For blocks stored later or not yet on the disk")
+	X(SCORES, 20, "-> binding, count, a: bytes of scores a block, array: count hashes, then scores as many times. For blocks stored later or not yet on the disk") \
+	X(LOAD_SECTIONS, 21, "[event] tag of a LOAD by section; of its entry `first`, not whole yet, the head and `count` sections can be read: a: offset, b: record checksum, c: slab, d: record bytes, binding: generation. Left out when the client does not read")
 
 enum {
 #define KVCI_MESSAGE_ENUM(name, number, text) KVCI_MESSAGE_##name = number,
@@ -71,6 +72,7 @@ enum {
 	KVCI_HELLO_NO_SESSION = 1 << 1, /* tools */
 	KVCI_WIRE_MATCH_LEASE = 1 << 0,  /* = KVCI_MATCH_LEASE of cache/cache.h, which clients do not see */
 	KVCI_WIRE_MATCH_EXISTS = 1 << 1, /* = KVCI_MATCH_EXISTS */
+	KVCI_LOAD_BY_SECTION = 1 << 0,  /* a LOAD that takes sections before their block is whole */
 	KVCI_MATCH_EXTENTS = 1 << 8,    /* with LEASE: attach at once, and give the extents of what is in memory */
 };
 

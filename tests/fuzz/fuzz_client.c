@@ -6,6 +6,7 @@
  *                           'C' index  cancel          'D' index  destroy        'H' health                'R' release
  *   of the daemon:          'a' 8 bytes   an answer to the newest request: status, count, first, a, b, fd (none, a slab, the window)
  *                           'e' 6 bytes   an event: LOAD_PROGRESS of the newest LOAD, or SLAB_GONE
+ *                           's' 6 bytes   an event: LOAD_SECTIONS of the newest LOAD
  *                           'r' 192 bytes a message as it is       'w' offset length bytes   into the window
  *                           'g'           the proper answer to a BIND
  *                           'k' 4 bytes   reserved extents, as a reply to the newest RESERVE or LOAD
@@ -136,6 +137,28 @@ static void fuzz_event(struct fuzz_world *world, struct fuzz_input *input)
 	fuzz_say(world, &message, -1);
 }
 
+static void fuzz_sections(struct fuzz_world *world, struct fuzz_input *input)
+{
+	struct kvci_message message;
+	uint8_t wrong = fuzz_u8(input);
+
+	kvci_message_init(&message, KVCI_MESSAGE_LOAD_SECTIONS, world->newest_load.tag);
+	message.first = fuzz_u8(input);
+	message.count = fuzz_u8(input);
+	message.c = fuzz_u8(input);
+	message.a = (uint64_t)fuzz_u8(input) << 12;
+	message.d = world->sizes.record_bytes + (wrong & 1 ? 4096 : 0);
+	if (wrong & 2)
+		message.a |= UINT64_C(1) << 63;
+	if (message.a + sizeof(struct kvci_record_header) <= FUZZ_SLAB_BYTES) {
+		const struct kvci_record_header *header = (const void *)(world->slab + message.a);
+
+		if (header->section_count <= FUZZ_LAYERS)
+			message.b = kvci_record_checksum(header);
+	}
+	fuzz_say(world, &message, -1);
+}
+
 /* Entries that look right, of slabs and places that need not be. */
 static void fuzz_extents(struct fuzz_world *world, struct fuzz_input *input)
 {
@@ -198,6 +221,8 @@ static void fuzz_call(struct fuzz_world *world, uint8_t call, uint8_t argument)
 	}
 	if (call == 'M')
 		kvc_match_begin(world->space, (const uint8_t(*)[KVC_HASH_BYTES])hashes, count, &request, argument & 0x80 ? KVC_MATCH_LEASE : 0, slot);
+	else if (call == 'L' && (argument & 0x40) != 0)
+		kvc_load_sections_begin(world->space, &request, 0, count, pages, argument & 0x80 ? 1 : 0, slot);
 	else if (call == 'L')
 		kvc_load_begin(world->space, &request, 0, count, pages, argument & 0x80 ? 1 : 0, slot);
 	else
@@ -214,6 +239,7 @@ static void fuzz_op(struct fuzz_world *world, uint8_t call, uint8_t index)
 		return;
 	kvc_op_block_statuses(*slot, statuses, FUZZ_BLOCKS);
 	kvc_op_pages_free(*slot);
+	kvc_load_wait_sections(*slot, index, 0);
 	if (call == 'C') {
 		kvc_op_cancel(*slot);
 		FUZZ_CHECK(kvc_op_status(*slot) != KVC_PENDING && kvc_op_pages_free(*slot));
@@ -258,6 +284,9 @@ static void fuzz_command(struct fuzz_world *world, struct fuzz_input *input)
 		break;
 	case 'e':
 		fuzz_event(world, input);
+		break;
+	case 's':
+		fuzz_sections(world, input);
 		break;
 	case 'r':
 		fuzz_take(input, &message, sizeof(message));

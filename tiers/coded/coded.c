@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
@@ -204,6 +205,44 @@ static bool encode_start(struct coded_node *node)
 
 /* ---- read ---- */
 
+/* Owner: sections that are there, from the first on, are handed out. Each job that posts this posts its own end behind it: the node lives. */
+static void decode_progress(struct kvci_job *job)
+{
+	struct coded_node *node = (struct coded_node *)((char *)job - offsetof(struct coded_node, progress));
+	uint32_t leading = node->leading;
+
+	atomic_exchange(&node->progress_posted, false); /* first: what is decoded from here on posts again */
+	while (leading < node->header->section_count && __atomic_load_n(&node->decoded[leading], __ATOMIC_ACQUIRE) != 0)
+		leading++;
+	if (leading == node->leading || node->tier->closing)
+		return;
+	node->leading = leading;
+	node->outer->progress(node->outer, leading);
+}
+
+/* On a worker: a unit is decoded. */
+static void decode_tell(struct coded_node *node, uint32_t section, uint32_t layers)
+{
+	if (!node->headed)
+		return;
+	for (uint32_t i = section; i < section + layers; i++)
+		__atomic_store_n(&node->decoded[i], 1, __ATOMIC_RELEASE);
+	if (__atomic_load_n(node->outer->progress_wanted, __ATOMIC_RELAXED) != 0 && !atomic_exchange(&node->progress_posted, true))
+		kvci_mailbox_post(node->tier->mailbox, &node->progress);
+}
+
+/* All is decoded: the seal of what came out. A head that is there already is not written again, it may be being read. */
+static void decode_seal(struct coded_node *node)
+{
+	if (!node->headed) {
+		node->seal = kvci_pack_head(&node->pack, node->header, node->checksums, node->outer->buffer);
+		return;
+	}
+	for (uint32_t i = 0; i < node->header->section_count; i++)
+		if (node->checksums[i] != node->sections[i].raw_checksum) /* a lossy codec in a record that does not say so */
+			node->status = KVC_CORRUPT;
+}
+
 static void decode_run(struct kvci_job *job)
 {
 	struct coded_node *node = ((struct coded_job *)job)->node;
@@ -221,12 +260,14 @@ static void decode_run(struct kvci_job *job)
 		                          &node->tier->scratches[scratch]);
 		if (status != KVC_OK)
 			node->status = status;
+		else
+			decode_tell(node, section, layers);
 		section = atomic_load(&node->section);
 	}
 	coded_scratch_give(node->tier, scratch);
 	node->ns += kvci_clock_ns() - begin_ns;
 	if (atomic_fetch_sub(&node->running, 1) == 1 && node->status == KVC_OK)
-		node->seal = kvci_pack_head(&node->pack, node->header, node->checksums, node->outer->buffer);
+		decode_seal(node);
 }
 
 static void decode_done(struct kvci_job *job)
@@ -256,6 +297,23 @@ static void decode_done(struct kvci_job *job)
 	coded_node_end(node, status);
 }
 
+/* The raw image's head before its sections, where the table has their checksums: not so for lossy records, whose checksums are those of what
+ * comes out. False: it is not the record asked for. */
+static bool decode_head(struct coded_node *node)
+{
+	node->headed = node->outer->progress != NULL && (node->header->flags & KVCI_RECORD_LOSSY) == 0;
+	if (!node->headed)
+		return true;
+	for (uint32_t i = 0; i < node->header->section_count; i++)
+		node->checksums[i] = node->sections[i].raw_checksum;
+	memset(node->decoded, 0, node->header->section_count);
+	node->seal = kvci_pack_head(&node->pack, node->header, node->checksums, node->outer->buffer);
+	node->leading = 0;
+	node->progress_posted = false;
+	node->progress = (struct kvci_job){.done = decode_progress, .mailbox = node->tier->mailbox};
+	return node->seal == node->request.entry.record_checksum;
+}
+
 /* The coded record is in the I/O buffer; the tier below checked its head against the entry. */
 static kvc_status_t decode_start(struct coded_node *node)
 {
@@ -276,11 +334,14 @@ static kvc_status_t decode_start(struct coded_node *node)
 	if (node->checksum_room < count) {
 		kvci_free(node->checksums);
 		node->checksum_room = 0;
-		node->checksums = kvci_alloc(count * sizeof(node->checksums[0]));
+		node->checksums = kvci_alloc(count * (sizeof(node->checksums[0]) + sizeof(node->decoded[0])));
 		if (node->checksums == NULL)
 			return KVC_NO_MEMORY;
 		node->checksum_room = count;
+		node->decoded = (uint8_t *)(node->checksums + count);
 	}
+	if (!decode_head(node))
+		return KVC_CORRUPT;
 	jobs = jobs > count ? count : jobs;
 	node->section = 0;
 	node->status = KVC_OK;

@@ -78,8 +78,13 @@ struct coded_node {
 	const struct kvci_record_header *header;
 	const struct kvci_section_entry *sections;
 	uint64_t *checksums;
-	uint32_t checksum_room;
+	uint8_t *decoded;       /* a flag each section: its bytes are there; by __atomic builtins; in one piece with the checksums */
+	uint32_t checksum_room; /* sections */
 	uint64_t seal;
+	bool headed;            /* the head was written first: whoever wants to may read sections as they come */
+	uint32_t leading;       /* sections that were handed out; owner */
+	struct kvci_job progress;
+	atomic_bool progress_posted;
 	atomic_uint section, running;
 	_Atomic int status;
 	_Atomic uint64_t ns; /* of its jobs */

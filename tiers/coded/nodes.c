@@ -48,6 +48,7 @@ struct coded_node *coded_node_get(struct coded_tier *tier, struct kvc_tier_reque
 	node->request = *outer;
 	node->request.done = tier->below_done;
 	node->request.context = node;
+	node->request.progress = NULL;
 	node->outer = outer;
 	node->tier = tier;
 	node->buffer = NULL;

@@ -149,6 +149,16 @@ class Op:
         check(self._lib.kvc_op_block_statuses(self._handle, out, count), "block statuses")
         return list(out)
 
+    def wait_sections(self, sections: int, seconds: float) -> int:
+        """Of a load: OK when these leading layers of every block are in the pages, PENDING when they were not in time, else why they will not come."""
+        return self._lib.kvc_load_wait_sections(self._handle, sections, _ns(seconds))
+
+    def block_sections(self, count: int) -> list[int]:
+        """Of a load: how many leading layers of each block are in the pages, and right."""
+        out = (ctypes.c_uint32 * count)()
+        check(self._lib.kvc_load_block_sections(self._handle, out, count), "block sections")
+        return list(out)
+
     def pages_free(self) -> bool:
         return self._lib.kvc_op_pages_free(self._handle)
 
@@ -252,12 +262,22 @@ class Space:
         check(self._lib.kvc_exists(self._handle, hashes, count, out, _ns(seconds)), "exists")
         return [bool(x) for x in out[:count]]
 
-    def load_begin(self, request_id: bytes, first: int, count: int, engine_blocks: array, deadline: float) -> Op:
+    def load_begin(
+        self,
+        request_id: bytes,
+        first: int,
+        count: int,
+        engine_blocks: array,
+        deadline: float,
+        by_section: bool = False,
+    ) -> Op:
+        """by_section: layer by layer, also of blocks that are still being unpacked; see Op.wait_sections."""
         address, length = _pages(engine_blocks)
         if length != count * self.pages_per_block:
             raise ValueError(f"{length} pages for {count} blocks of {self.pages_per_block}")
         op = ctypes.c_void_p()
-        status = self._lib.kvc_load_begin(
+        begin = self._lib.kvc_load_sections_begin if by_section else self._lib.kvc_load_begin
+        status = begin(
             self._handle, _request(request_id), first, count, address, _ns(deadline), ctypes.byref(op)
         )
         check(status, "load")

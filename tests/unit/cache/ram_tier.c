@@ -370,6 +370,31 @@ struct kvc_tier *ram_tier_reopen(struct kvc_tier *tier)
 	return &next->base;
 }
 
+uint32_t ram_tier_progress(struct kvc_tier *tier, uint32_t sections)
+{
+	struct ram_tier *ram = ram_of(tier);
+	uint32_t told = 0;
+
+	for (uint32_t i = 0; i < ram->under_way_count; i++) {
+		struct kvc_tier_request *request = ram->under_way[i].request;
+		struct ram_record *record = ram_find(ram, &request->entry.place);
+		const struct kvci_record_header *header;
+		const struct kvci_section_entry *entries;
+		size_t length = (size_t)request->entry.place.length_4k << 12, end;
+
+		if (request->op != KVC_TIER_READ || record == NULL || request->progress == NULL ||
+		    __atomic_load_n(request->progress_wanted, __ATOMIC_RELAXED) == 0 ||
+		    kvci_record_parse(record->bytes, length, &header, &entries) != KVC_OK || sections > header->section_count)
+			continue;
+		end = (size_t)entries[sections - 1].offset_64 * 64 + entries[sections - 1].stored_bytes;
+		memcpy(request->buffer, record->bytes, end);
+		memset((uint8_t *)request->buffer + end, 0xee, length - end);
+		told++;
+		request->progress(request, sections);
+	}
+	return told;
+}
+
 uint32_t ram_tier_under_way(const struct kvc_tier *tier)
 {
 	return ram_of((struct kvc_tier *)tier)->under_way_count;

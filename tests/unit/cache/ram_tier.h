@@ -34,6 +34,8 @@ struct kvc_tier *ram_tier_create(const struct ram_tier_options *options);
 struct ram_tier_faults *ram_tier_faults(struct kvc_tier *tier);
 /* Another tier with the same records, as if it was closed and opened again (the first one is closed by this). */
 struct kvc_tier *ram_tier_reopen(struct kvc_tier *tier);
+/* Of every read under way that wants it, head and leading sections are in its buffer now, the rest is filled with 0xee. Returns how many were told. */
+uint32_t ram_tier_progress(struct kvc_tier *tier, uint32_t sections);
 uint32_t ram_tier_under_way(const struct kvc_tier *tier);
 uint64_t ram_tier_submits(const struct kvc_tier *tier);
 /* How many index entries a poll hands out; 0 holds the index back. */

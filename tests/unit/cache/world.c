@@ -358,7 +358,7 @@ void world_check_misses(const struct world *world)
 	assert_int_equal(sum, world_stat(world, KVCI_STAT_MATCH_KEYS));
 }
 
-static void world_load_ready(struct kvci_load *load, uint32_t index, kvc_status_t status, const struct kvci_extent *extent)
+void world_load_ready(struct kvci_load *load, uint32_t index, kvc_status_t status, const struct kvci_extent *extent)
 {
 	struct world_load *wl = (struct world_load *)(void *)load;
 

@@ -104,6 +104,8 @@ struct world_load {
 	kvc_status_t statuses[256];
 	struct kvci_extent extents[256];
 };
+/* Its ready(). */
+void world_load_ready(struct kvci_load *load, uint32_t index, kvc_status_t status, const struct kvci_extent *extent);
 kvc_status_t world_load(struct world *world, struct world_load *load, uint32_t client, uint64_t request, uint32_t first,
                         uint32_t count);
 /* The same, of the shard that a binding is. */

@@ -237,6 +237,78 @@ static void test_real__disk__survives_a_restart(void **state)
 	daemon_child_stop(&child);
 }
 
+/* Values of a kind that the lossless codec packs. */
+static void fill_packable(struct fixture *of)
+{
+	for (uint64_t at = 1; at < of->engine.memory_bytes; at += 2)
+		of->engine.memory[at] = (uint8_t)(0x3e + of->engine.memory[at] % 3);
+}
+
+/* Pages of the first `layers` layers of all blocks are those that were stored. */
+static bool packed_loaded(const struct fixture *of, uint32_t layers)
+{
+	const struct engine *engine = &of->engine;
+	uint64_t bytes = engine->sizes.page_bytes;
+	bool same = true;
+
+	for (uint32_t layer = 0; layer < layers; layer++)
+		for (uint32_t i = 0; i < of->count * engine->sizes.pages_per_section; i++)
+			same &= memcmp(engine->memory + layer * engine->layer_bytes + of->pages[i] * bytes,
+			               engine->memory + layer * engine->layer_bytes + of->pages_back[i] * bytes, bytes) == 0;
+	return same;
+}
+
+/* Blocks that lie packed on the disk come section by section; a layer that was waited for is right at once. */
+static void test_real__packed_on_disk__loaded_by_section(void **state)
+{
+	struct kvc_form form = fixture_form(16, 64);
+	struct kvc_request request = fixture_request("sections");
+	char options[320];
+	struct kvc_op *op;
+	char *json;
+
+	daemon_child_start(&child, "");
+	snprintf(options, sizeof(options),
+	         "memory.capacity: 64MiB\nmemory.slab: 16MiB\ndata_dir: %s\ndisk.capacity: 512MiB\ndisk.codec: split\n"
+	         "disk.read_deadline: 10min\n", child.folder);
+	daemon_child_end(&child, SIGTERM);
+	daemon_child_write_config(&child, options);
+	daemon_child_run(&child);
+	fixture_open(&fixture, child.target, 0, &form, 12);
+	fill_packable(&fixture);
+	for (uint32_t i = 0; i < 12; i++) { /* one at a time: a long queue is written raw */
+		assert_int_equal(kvc_store(fixture.space, fixture.keys + i, 1, fixture.pages + i * fixture.engine.sizes.pages_per_section,
+		                           20 * FIXTURE_SECOND, NULL),
+		                 KVC_OK);
+		assert_int_equal(kvc_flush(fixture.client, 20 * FIXTURE_SECOND), KVC_OK);
+	}
+	daemon_child_end(&child, SIGTERM);
+	daemon_child_run(&child);
+	for (unsigned i = 0; i < 500; i++) { /* reconnect, index loading */
+		struct kvc_match_result result = {0};
+
+		if (kvc_match(fixture.space, (const uint8_t(*)[32])fixture.hashes, 12, &request, KVC_MATCH_LEASE, FIXTURE_SECOND, &result) ==
+		            KVC_OK &&
+		    result.matched_blocks == 12)
+			break;
+		sleep_ms(10);
+	}
+	assert_int_equal(kvc_load_sections_begin(fixture.space, &request, 0, 12, fixture.pages_back, 0, &op), KVC_OK);
+	for (uint32_t layer = 1; layer <= 16; layer++) {
+		assert_int_equal(kvc_load_wait_sections(op, layer, 60 * FIXTURE_SECOND), KVC_OK);
+		assert_true(packed_loaded(&fixture, layer));
+	}
+	assert_int_equal(kvc_op_wait(op, 60 * FIXTURE_SECOND), KVC_OK);
+	kvc_op_destroy(op);
+	assert_int_equal(kvc_admin(fixture.client, "stat", NULL, 20 * FIXTURE_SECOND, &json), KVC_OK);
+	const char *reads = strstr(json, "\"coded_reads\":");
+	assert_non_null(reads);
+	assert_int_equal(strtoul(reads + strlen("\"coded_reads\":"), NULL, 10), 12);
+	kvc_free(json);
+	fixture_close(&fixture);
+	daemon_child_stop(&child);
+}
+
 static void test_real__stopped_daemon__deadlines_hold(void **state)
 {
 	struct kvc_form form = fixture_form(8, 64);
@@ -368,6 +440,7 @@ int main(void)
 		cmocka_unit_test(test_real__two_processes_of_a_session__share_a_lease),
 		cmocka_unit_test(test_real__killed_and_restarted__the_client_goes_on),
 		cmocka_unit_test(test_real__disk__survives_a_restart),
+		cmocka_unit_test(test_real__packed_on_disk__loaded_by_section),
 		cmocka_unit_test(test_real__stopped_daemon__deadlines_hold),
 		cmocka_unit_test(test_real__stopped_client__no_wrong_byte),
 		cmocka_unit_test(test_real__limits__are_clear_errors),

@@ -136,6 +136,8 @@ static const struct range_case range_cases[] = {
 	{"exists behind the window", KVCI_MESSAGE_MATCH, KVCI_MATCH_EXISTS, 1, 0, 32, W, 1, KVC_INVALID},
 	{"extents without room", KVCI_MESSAGE_MATCH, KVCI_MATCH_LEASE | KVCI_MATCH_EXTENTS, 2, 0, 64, 64, 79, KVC_INVALID},
 	{"extents not aligned", KVCI_MESSAGE_MATCH, KVCI_MATCH_LEASE | KVCI_MATCH_EXTENTS, 1, 0, 32, 68, 80, KVC_INVALID},
+	{"load with an unknown flag", KVCI_MESSAGE_LOAD, 2, 1, 0, 0, 0, 40, KVC_INVALID},
+	{"load by section without lease", KVCI_MESSAGE_LOAD, KVCI_LOAD_BY_SECTION, 1, 0, 0, 0, 40, KVC_NOT_FOUND},
 	{"load of nothing", KVCI_MESSAGE_LOAD, 0, 0, 0, 0, 0, 0, KVC_INVALID},
 	{"load without room", KVCI_MESSAGE_LOAD, 0, 2, 0, 0, 0, 79, KVC_INVALID},
 	{"load into nowhere", KVCI_MESSAGE_LOAD, 0, 1, 0, 0, BIG - 7, 40, KVC_INVALID},
@@ -282,6 +284,71 @@ static void test_serve__store_match_load_release__work(void **state)
 	message.reply_bytes = sizeof(*extent);
 	memcpy(message.id, "request 00000001", 16);
 	assert_int_equal(fixture_ask_status(&one, &message), KVC_NOT_FOUND);
+}
+
+/* ---- LOAD by section: the brain's part is the test's (kvci_cache_load is wrapped by the linker) ---- */
+
+static bool sections_captured;
+static struct kvci_load *sections_load;
+static uint32_t sections_backlog;
+
+kvc_status_t __real_kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load, const uint8_t request_id[KVCI_REQUEST_ID_BYTES]);
+kvc_status_t __wrap_kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load, const uint8_t request_id[KVCI_REQUEST_ID_BYTES]);
+
+kvc_status_t __wrap_kvci_cache_load(struct kvci_cache *cache, struct kvci_load *load, const uint8_t request_id[KVCI_REQUEST_ID_BYTES])
+{
+	if (!sections_captured)
+		return __real_kvci_cache_load(cache, load, request_id);
+	sections_load = load;
+	load->waiting = load->count;
+	return KVC_OK;
+}
+
+static uint32_t backlog(void *context)
+{
+	return sections_backlog;
+}
+
+static void test_serve__load_by_section__tells_of_each_unless_the_client_does_not_read(void **state)
+{
+	struct kvci_extent extent = {.slab = 3, .generation = 4, .offset_bytes = 8192, .record_bytes = 4096, .record_checksum = 77};
+	struct kvci_conn_out out = {.context = &other, .send = fixture_send, .backlog = backlog, .wake = fixture_wake};
+	struct kvci_conn_peer peer = {.pid = getpid()};
+	struct kvci_message message, event;
+
+	fixture_conn_close(&other);
+	memset(&other, 0, sizeof(other));
+	other.fixture = &fixture;
+	other.next_tag = 1;
+	assert_int_equal(kvci_conn_create(fixture.core, "default", &peer, &out, &other.conn), KVC_OK);
+	fixture_hello(&other, 0);
+	sections_captured = true;
+	for (unsigned by_section = 0; by_section < 2; by_section++) {
+		kvci_message_init(&message, KVCI_MESSAGE_LOAD, 90 + by_section);
+		message.flags = by_section ? KVCI_LOAD_BY_SECTION : 0;
+		message.first = 10;
+		message.count = 5;
+		message.reply_bytes = 5 * sizeof(struct kvci_wire_extent);
+		fixture_give(&other, &message);
+		assert_int_equal(sections_load->sections != NULL, by_section);
+	}
+	sections_captured = false;
+	sections_load->sections(sections_load, 2, 7, &extent);
+	assert_true(fixture_take(&other, KVCI_MESSAGE_LOAD_SECTIONS, 91, &event));
+	assert_int_equal(event.first, 2);
+	assert_int_equal(event.count, 7);
+	assert_int_equal(event.a, 8192);
+	assert_int_equal(event.b, 77);
+	assert_int_equal(event.c, 3);
+	assert_int_equal(event.d, 4096);
+	assert_int_equal(event.binding, 4);
+	sections_backlog = 1;
+	sections_load->sections(sections_load, 2, 8, &extent);
+	assert_int_equal(other.answer_count, 0);
+	sections_backlog = 0;
+	sections_load->sections(sections_load, 2, 9, &extent);
+	assert_true(fixture_take(&other, KVCI_MESSAGE_LOAD_SECTIONS, 91, &event));
+	kvci_conn_mute(other.conn);
 }
 
 static void test_serve__commit_and_abort_of_anothers_reservation__are_not_found(void **state)
@@ -621,6 +688,7 @@ int main(void)
 		CASE(test_serve__binding_not_ones_own__is_refused),
 		CASE(test_serve__wrong_forms__are_refused),
 		CASE(test_serve__store_match_load_release__work),
+		CASE(test_serve__load_by_section__tells_of_each_unless_the_client_does_not_read),
 		CASE(test_serve__commit_and_abort_of_anothers_reservation__are_not_found),
 		CASE(test_serve__commit_with_lengths_that_overrun__is_refused),
 		CASE(test_serve__long_arrays__are_cut_into_steps_and_answered_once),

@@ -42,6 +42,7 @@ struct fault_node {
 	void *buffer;
 	void (*done)(struct kvc_tier_request *request, kvc_status_t status);
 	void *context;
+	void (*progress)(struct kvc_tier_request *request, uint32_t sections);
 };
 
 static struct fault_tier *fault_of(struct kvc_tier *tier)
@@ -203,6 +204,7 @@ static void fault_spoiled(struct kvc_tier_request *request, kvc_status_t status)
 
 	request->done = node->done;
 	request->context = node->context;
+	request->progress = node->progress;
 	request->buffer = node->buffer;
 	if (status == KVC_OK && request->op == KVC_TIER_READ)
 		fault_flip(node->tier, request->buffer, fault_length_bytes(request));
@@ -231,14 +233,17 @@ static kvc_status_t fault_spoil(struct fault_tier *tier, struct kvc_tier_request
 	node->buffer = request->buffer;
 	node->done = request->done;
 	node->context = request->context;
+	node->progress = request->progress;
 	request->done = fault_spoiled;
 	request->context = node;
+	request->progress = NULL; /* what is to be spoiled comes whole */
 	if (node->copy != NULL)
 		request->buffer = node->copy;
 	status = kvci_tier_submit(tier->below, request);
 	if (status != KVC_OK) {
 		request->done = node->done;
 		request->context = node->context;
+		request->progress = node->progress;
 		request->buffer = node->buffer;
 		kvci_free(node->copy);
 		kvci_free(node);
