@@ -22,7 +22,9 @@
 
 #include "codec/codecs.h"
 #include "codec/layout.h"
+#include "codec/pq_kernel.h"
 #include "codec/quant.h"
+#include "codec/rans.h"
 
 enum {
 	PQ_VERSION = 1,
@@ -56,30 +58,45 @@ static void pq_put_u32(uint8_t *at, uint32_t value)
 		at[i] = (uint8_t)(value >> 8 * i);
 }
 
-void kvci_pq_nearest(const float vectors[][PQ_BATCH], uint32_t count, uint32_t sub_dims, const float *centroids, uint8_t *ret_codes,
-                     float *ret_distances)
+/* The one that goes with the entropy coder's kernel, so that tests and benches choose both at once. */
+static kvci_pq_search_fn pq_search(void)
 {
-	float best[PQ_BATCH], d[PQ_BATCH];
-	int32_t code[PQ_BATCH];
+#if defined(__x86_64__)
+	const char *name = kvci_rans_kernel();
 
-	for (int i = 0; i < PQ_BATCH; i++) {
-		best[i] = INFINITY;
-		code[i] = 0;
-	}
-	for (int32_t c = 0; c < PQ_CENTROIDS; c++, centroids += sub_dims) {
-		for (int i = 0; i < PQ_BATCH; i++)
-			d[i] = (vectors[0][i] - centroids[0]) * (vectors[0][i] - centroids[0]);
+	if (strcmp(name, "avx512") == 0)
+		return kvci_pq_search_avx512;
+	if (strcmp(name, "avx2") == 0)
+		return kvci_pq_search_avx2;
+#endif
+	return kvci_pq_search_scalar;
+}
+
+void kvci_pq_half_norms(const float *centroids, uint32_t sub_dims, float *ret_half_norms)
+{
+	for (uint32_t c = 0; c < PQ_CENTROIDS; c++, centroids += sub_dims) {
+		float sum = centroids[0] * centroids[0];
+
 		for (uint32_t k = 1; k < sub_dims; k++)
-			for (int i = 0; i < PQ_BATCH; i++)
-				d[i] += (vectors[k][i] - centroids[k]) * (vectors[k][i] - centroids[k]);
-		for (int i = 0; i < PQ_BATCH; i++) {
-			code[i] = d[i] < best[i] ? c : code[i];
-			best[i] = d[i] < best[i] ? d[i] : best[i];
-		}
+			sum += centroids[k] * centroids[k];
+		ret_half_norms[c] = sum / 2;
 	}
+}
+
+void kvci_pq_nearest(const float vectors[][PQ_BATCH], uint32_t count, uint32_t sub_dims, const float *centroids, const float *half_norms,
+                     uint8_t *ret_codes, float *ret_distances)
+{
+	int32_t codes[PQ_BATCH];
+
+	pq_search()(vectors, sub_dims, centroids, half_norms, codes);
 	for (uint32_t i = 0; i < count; i++) {
-		ret_codes[i] = (uint8_t)code[i];
-		ret_distances[i] = best[i];
+		const float *centroid = centroids + (size_t)codes[i] * sub_dims;
+		float sum = 0;
+
+		for (uint32_t k = 0; k < sub_dims; k++)
+			sum += (vectors[k][i] - centroid[k]) * (vectors[k][i] - centroid[k]);
+		ret_codes[i] = (uint8_t)codes[i];
+		ret_distances[i] = sum;
 	}
 }
 
@@ -205,20 +222,21 @@ static size_t pq_sinks_bytes(const struct pq_work *work)
 static double pq_encode_codes(const struct pq_work *work, uint32_t dims, uint8_t *codes)
 {
 	uint32_t sub = work->sub_dims, subs = dims / sub;
-	float vectors[4][PQ_BATCH] = { { 0 } }, distances[PQ_BATCH];
+	float vectors[4][PQ_BATCH] = { { 0 } }, distances[PQ_BATCH], half_norms[PQ_CENTROIDS];
 	uint8_t batch[PQ_BATCH];
 	double sum = 0;
 
-	for (uint32_t token = 0; token < work->tokens; token += PQ_BATCH) {
-		uint32_t count = work->tokens - token < PQ_BATCH ? work->tokens - token : PQ_BATCH;
+	for (uint32_t s = 0; s < subs; s++) {
+		const float *book = work->centroids + (size_t)s * PQ_CENTROIDS * sub;
 
-		for (uint32_t s = 0; s < subs; s++) {
-			const float *book = work->centroids + (size_t)s * PQ_CENTROIDS * sub;
+		kvci_pq_half_norms(book, sub, half_norms);
+		for (uint32_t token = 0; token < work->tokens; token += PQ_BATCH) {
+			uint32_t count = work->tokens - token < PQ_BATCH ? work->tokens - token : PQ_BATCH;
 
 			for (uint32_t i = 0; i < count; i++)
 				for (uint32_t k = 0; k < sub; k++)
 					vectors[k][i] = work->values[(size_t)(token + i) * dims + s * sub + k];
-			kvci_pq_nearest((const float(*)[PQ_BATCH])vectors, count, sub, book, batch, distances);
+			kvci_pq_nearest((const float(*)[PQ_BATCH])vectors, count, sub, book, half_norms, batch, distances);
 			for (uint32_t i = 0; i < count; i++) {
 				codes[(size_t)(token + i) * subs + s] = batch[i];
 				sum += (double)distances[i];
@@ -236,17 +254,22 @@ static uint32_t pq_encode_outliers(const struct pq_work *work, uint32_t head, ui
 	size_t count = (size_t)work->tokens * dims, most = count / PQ_OUTLIER_SHARE < room ? count / PQ_OUTLIER_SHARE : room;
 	double bound = PQ_OUTLIER_ROOTS * sqrt(squares / (double)count);
 
-	for (size_t i = 0; i < count && found < most; i++) {
-		size_t token = i / dims, dim = i % dims, s = dim / sub;
-		float centroid = work->centroids[(s * PQ_CENTROIDS + codes[token * subs + s]) * sub + dim % sub];
+	for (size_t row = 0; row < work->tokens; row++)
+		for (uint32_t s = 0; s < subs; s++) {
+			const float *values = work->values + row * dims + (size_t)s * sub;
+			const float *centroid = work->centroids + ((size_t)s * PQ_CENTROIDS + codes[row * subs + s]) * sub;
 
-		if (fabs((double)work->values[i] - (double)centroid) <= bound)
-			continue;
-		pq_put_u32(out, (uint32_t)(head * count + i));
-		kvci_quant_kernel()->store(KVC_DTYPE_BF16, out + 4, 2, 1, 1, work->values + i, 1);
-		out += PQ_OUTLIER_BYTES;
-		found++;
-	}
+			for (uint32_t k = 0; k < sub; k++) {
+				if (fabs((double)values[k] - (double)centroid[k]) <= bound)
+					continue;
+				if (found == most)
+					return found;
+				pq_put_u32(out, (uint32_t)(head * count + row * dims + s * sub + k));
+				kvci_quant_kernel()->store(KVC_DTYPE_BF16, out + 4, 2, 1, 1, values + k, 1);
+				out += PQ_OUTLIER_BYTES;
+				found++;
+			}
+		}
 	return found;
 }
 

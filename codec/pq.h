@@ -15,9 +15,13 @@
 
 enum { PQ_CENTROIDS = 256, PQ_BATCH = 64 };
 
-/* The centroid next to each of `count` (at most PQ_BATCH) sub-vectors, the first of equals: vectors[dim][PQ_BATCH], centroids [256][sub_dims]. */
-void kvci_pq_nearest(const float vectors[][PQ_BATCH], uint32_t count, uint32_t sub_dims, const float *centroids, uint8_t *ret_codes,
-                     float *ret_distances);
+/* Half the square of each centroid's length; centroids [256][sub_dims]. */
+void kvci_pq_half_norms(const float *centroids, uint32_t sub_dims, float *ret_half_norms);
+
+/* The centroid next to each of `count` (at most PQ_BATCH) sub-vectors of 2 or 4 dimensions, vectors[dim][PQ_BATCH], and the square of its distance. Nearer
+ * by less than what floats lose of a squared length may be taken for equal; of equals it is the first. The same on every kernel. */
+void kvci_pq_nearest(const float vectors[][PQ_BATCH], uint32_t count, uint32_t sub_dims, const float *centroids, const float *half_norms,
+                     uint8_t *ret_codes, float *ret_distances);
 
 /* A profile's file with codebooks behind it, of the same samples: sub_dims 2, 4 or 0 (a set of each). kvci_free the bytes. Takes a minute of one
  * core for the KV of a small model. INVALID: a form or samples that do not go with it. */

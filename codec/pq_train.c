@@ -69,7 +69,7 @@ static bool pq_train_load(struct pq_train *train, bool is_k, uint32_t layer, uin
 static void pq_train_book(struct pq_train *train, uint32_t sub, uint64_t seed, float *centroids)
 {
 	float (*vectors)[PQ_BATCH] = (float(*)[PQ_BATCH])train->vectors;
-	float distances[PQ_BATCH];
+	float distances[PQ_BATCH], half_norms[PQ_CENTROIDS];
 	double sums[PQ_CENTROIDS][5];
 
 	for (uint32_t c = 0; c < PQ_CENTROIDS; c++) {
@@ -80,11 +80,12 @@ static void pq_train_book(struct pq_train *train, uint32_t sub, uint64_t seed, f
 	}
 	for (int round = 0; round < PQ_ROUNDS; round++) {
 		memset(sums, 0, sizeof(sums));
+		kvci_pq_half_norms(centroids, sub, half_norms);
 		for (uint32_t i = 0; i < train->count; i += PQ_BATCH) {
 			uint32_t count = train->count - i < PQ_BATCH ? train->count - i : PQ_BATCH;
 			float (*batch)[PQ_BATCH] = vectors + (size_t)i / PQ_BATCH * sub;
 
-			kvci_pq_nearest((const float(*)[PQ_BATCH])batch, count, sub, centroids, train->codes, distances);
+			kvci_pq_nearest((const float(*)[PQ_BATCH])batch, count, sub, centroids, half_norms, train->codes, distances);
 			for (uint32_t j = 0; j < count; j++) {
 				double *sum = sums[train->codes[j]];
 

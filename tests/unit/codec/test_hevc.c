@@ -160,7 +160,6 @@ static int write_golden(void)
 	failed = published_write(&run, KVC_SOURCE_DIR "/tests/golden/" GOLDEN, NULL, 0);
 	published_end(&run);
 	failed |= published_seed("hevc:qp=22", KVC_SOURCE_DIR "/tests/fuzz/corpus/codec/hevc");
-	failed |= published_seed("hevc:variant=1", KVC_SOURCE_DIR "/tests/fuzz/corpus/codec/hevc_thorough");
 	return failed;
 }
 

@@ -152,15 +152,28 @@ static void test_pq__damaged__answered(void **context)
 	kvci_profile_free(profile);
 }
 
+/* None is nearer by more than what floats lose of values up to 32. */
+static void check_nearest(const float vectors[][PQ_BATCH], uint32_t i, uint32_t sub, const float *centroids, double found)
+{
+	for (uint32_t c = 0; c < PQ_CENTROIDS; c++) {
+		double distance = 0;
+
+		for (uint32_t k = 0; k < sub; k++)
+			distance += pow((double)vectors[k][i] - (double)centroids[c * sub + k], 2);
+		assert_true(found <= distance * (1 + 1e-5) + 1e-3);
+	}
+}
+
 static void test_pq_nearest__against_all(void **context)
 {
 	static float centroids[PQ_CENTROIDS * 4], vectors[4][PQ_BATCH];
+	const char *before = kvci_rans_kernel();
 	uint64_t random = 9;
 
 	(void)context;
 	for (uint32_t sub = 2; sub <= 4; sub += 2) {
-		uint8_t codes[PQ_BATCH];
-		float distances[PQ_BATCH];
+		float distances[PQ_BATCH], half_norms[PQ_CENTROIDS];
+		uint8_t codes[PQ_BATCH], first[PQ_BATCH];
 
 		for (size_t i = 0; i < PQ_CENTROIDS * 4 + 4 * PQ_BATCH; i++) {
 			float *at = i < PQ_CENTROIDS * 4 ? &centroids[i] : &vectors[(i - PQ_CENTROIDS * 4) / PQ_BATCH][i % PQ_BATCH];
@@ -171,17 +184,20 @@ static void test_pq_nearest__against_all(void **context)
 		memcpy(centroids + 200 * sub, centroids + 20 * sub, sub * sizeof(float)); /* the first of equals wins */
 		for (uint32_t k = 0; k < sub; k++)
 			vectors[k][5] = centroids[20 * sub + k];
-		kvci_pq_nearest((const float(*)[PQ_BATCH])vectors, 50, sub, centroids, codes, distances);
-		assert_true(codes[5] == 20 && distances[5] == 0);
-		for (uint32_t i = 0; i < 50; i++)
-			for (uint32_t c = 0; c < PQ_CENTROIDS; c++) {
-				double distance = 0;
-
-				for (uint32_t k = 0; k < sub; k++)
-					distance += pow((double)vectors[k][i] - (double)centroids[c * sub + k], 2);
-				assert_true((double)distances[i] <= distance * (1 + 1e-5));
-			}
+		kvci_pq_half_norms(centroids, sub, half_norms);
+		for (int kernel = 0; kernel < PUBLISHED_KERNELS; kernel++) {
+			if (!kvci_rans_select(published_kernels[kernel]))
+				continue;
+			kvci_pq_nearest((const float(*)[PQ_BATCH])vectors, 50, sub, centroids, half_norms, codes, distances);
+			assert_true(codes[5] == 20 && distances[5] == 0);
+			if (kernel == 0)
+				memcpy(first, codes, sizeof(codes));
+			assert_memory_equal(codes, first, 50);
+			for (uint32_t i = 0; i < 50; i++)
+				check_nearest((const float(*)[PQ_BATCH])vectors, i, sub, centroids, (double)distances[i]);
+		}
 	}
+	assert_true(kvci_rans_select(before));
 }
 
 static struct kvc_profile *golden_profile(void)
