@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """kvcask calibrate, from files and from a running kvcaskd: the same KV gives the same profile. KVC_BUILD: the build folder."""
+import ast
 import json
 import subprocess
 import tempfile
@@ -84,6 +85,35 @@ class Store(World):
             of_files, _ = self.profile(*files, "--inv-freq", table_file, "--model-id", f"made-{self.count}", *words)
             of_space, _ = self.profile("--space", space)
             self.assertEqual(of_files, of_space, config)
+
+    def weights(self, name, shape, values):
+        """A file as numpy writes it, of bf16 that are powers of four."""
+        head = repr({"descr": "<u2", "fortran_order": False, "shape": tuple(shape)}).encode()
+        head += b" " * (-(len(head) + 11) % 64) + b"\n"
+        path = self.path(name)
+        path.write_bytes(b"\x93NUMPY\1\0" + len(head).to_bytes(2, "little") + head +
+                         b"".join((0x3f80 + 0x100 * value).to_bytes(2, "little") for value in values))
+        return path
+
+    def test_weights__other_scales__or_what_is_wrong_with_them(self):
+        files, _ = self.store()
+        shapes = []
+        for file in files:
+            data = file.read_bytes()
+            layers, _, heads, dims = ast.literal_eval(data[10:10 + int.from_bytes(data[8:10], "little")].decode().strip())["shape"]
+            shapes.append((layers, 1, heads, dims))
+        counts = [layers * heads * dims for layers, _, heads, dims in shapes]
+        even = [self.weights(f"even-{i}", shapes[i], [0] * counts[i]) for i in range(2)]
+        other = [self.weights(f"other-{i}", shapes[i], [at % 3 for at in range(counts[i])]) for i in range(2)]
+        short = self.weights("short", (shapes[0][0], 1, 1, 1), [0] * shapes[0][0])
+        plain, *weighed = (self.profile(*files, "--rope-theta", "500", *words)[0] for words in (
+            [], ["--weights-k", even[0], "--weights-v", even[1]], ["--weights-k", other[0], "--weights-v", other[1]]))
+        self.assertEqual(len({plain, *weighed}), 3)
+        self.assertEqual({len(plain)}, {len(one) for one in weighed})
+        for words, code, said in ((["--weights-k", even[0]], 2, "go together"), (["--weights-k", short, "--weights-v", even[1]], 1, "is not .*a weight for"),
+                                  (["--weights-k", even[0], "--weights-v", self.path("none")], 1, "none")):
+            done = self.daemon("calibrate", "-o", self.path("no"), "--rope-theta", "500", *files, *words, code=code)
+            self.assertRegex(done.stderr, said)
 
     def test_space__by_its_fingerprint__whole_or_a_sample(self):
         files, space = self.store(rope=ROPE, tokens=320)
