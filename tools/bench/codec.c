@@ -503,6 +503,23 @@ static void codec_add(struct codec_result *both, const struct codec_result *one)
 	}
 }
 
+/* Says what is wrong with a spec. */
+static void codec_refuse(const char *spec, kvc_status_t status, const char *wrong)
+{
+	const struct kvc_codec_ops *ops;
+	char names[256] = "";
+
+	for (size_t at = 0; (ops = kvc_codec_at(at)) != NULL; at++) {
+		size_t used = strlen(names);
+
+		snprintf(names + used, sizeof(names) - used, "%s%s", at == 0 ? "" : ", ", ops->name);
+	}
+	if (status == KVC_NOT_FOUND)
+		bench_note("no codec is called \"%s\"; there are: %s", spec, names);
+	else
+		bench_note("%s: wrong at \"%s\"", spec, wrong);
+}
+
 /* One spec: an object for K, for V, and for both. */
 static kvc_status_t codec_spec(const struct bench_options *options, const char *spec, const struct codec_sample samples[2],
                                const struct kvc_profile *profile, struct bench_report *report)
@@ -515,7 +532,7 @@ static kvc_status_t codec_spec(const struct bench_options *options, const char *
 	char name[CODEC_SPEC_MAX];
 
 	if (status != KVC_OK) {
-		bench_note("%s: wrong at \"%s\"", spec, wrong);
+		codec_refuse(spec, status, wrong);
 		return KVC_INVALID;
 	}
 	if (ops->needs_profile && profile == NULL) {

@@ -6,6 +6,7 @@
  */
 #include "tools/bench/codec_sample.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,7 +70,7 @@ kvc_status_t codec_sample_read(const char *path, struct codec_sample *ret_sample
 	kvc_status_t status;
 
 	if (file == NULL) {
-		bench_note("cannot open %s", path);
+		bench_note("%s: %s", path, strerror(errno));
 		return KVC_INVALID;
 	}
 	status = sample_read(file, &sample);

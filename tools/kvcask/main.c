@@ -62,7 +62,7 @@ static const struct tool_option main_options_verify[] = {
 };
 
 static const struct tool_option main_options_recode[] = {
-	{ "codec", 0, "SPEC", "raw, split, zstd, lz4; one with loss where the space asks for just that" },
+	{ "codec", 0, "SPEC", "raw, split, split+profile, zstd, lz4; one with loss where the space asks for just that" },
 	{ "space", 'S', "N", "blocks of this space (its number in kvcask spaces)" },
 	{ "key", 'k', "HEX", "blocks whose hash begins so" },
 	{ "all", 'a', NULL, "all blocks on the disk" },
@@ -139,7 +139,7 @@ static const struct tool_command main_commands[] = {
 	{ "calibrate", "[K.npy V.npy...]", 0, TOOL_ARGUMENTS_MAX, main_options_calibrate, tool_run_calibrate, NULL, "make a model's profile from its KV",
 	  "The files: bf16 as uint16 [layers, tokens, heads, dims], K as the engine holds it (rotated), position 0 on; several pairs are several texts.\n"
 	  "Or --space: blocks of a running store, loaded one at a time as an engine would.\n"
-	  "About 10,000 tokens of texts like those to come make a good profile. Codecs that need one: ecsq, ecsq+pca. See docs/profile.md." },
+	  "About 10,000 tokens of texts like those to come make a good profile. Codecs that need one: ecsq, ecsq+pca, pq, split+profile. See docs/profile.md." },
 	{ "config", "[KEY]", 0, 1, main_options_config, tool_run_config, NULL, "the configuration in effect", NULL },
 	{ "fault", "[SPECIFICATION]", 0, 1, main_options_fault, tool_run_fault, NULL, "show or set the faults injected below the cache, for tests",
 	  "The words of a SPECIFICATION are those of the option disk.fault: see tiers/filter/README.md." },

@@ -37,7 +37,7 @@ class World(unittest.TestCase):
         type(self).count += 1
         options = {"model": f"made-{self.count}", **options}
         words = [f"{name}={value}" for name, value in options.items()]
-        subprocess.run([BUILD / "bin" / "store_kv", self.daemon.socket, *files, *words], check=True, timeout=60)
+        subprocess.run([BUILD / "tests" / "store_kv", self.daemon.socket, *files, *words], check=True, timeout=60)
         for space in self.daemon.json("spaces")["spaces"]:
             if space["model"] == options["model"] and space["codec"] == options.get("codec", ""):
                 return files, space["space"]
