@@ -125,7 +125,7 @@ def pca_layers_of(layers: int) -> int:
 	return next((group for group in (PCA_LAYERS, 4, 6, 3, 2) if layers % group == 0), PCA_LAYERS)
 
 
-def make(model, prefill, kvcask: str, out: str, texts: list, say, weights: bool = True) -> None:
+def make(model, prefill, kvcask: str, out: str, texts: list, say, weights: bool = True, codebooks: bool = False) -> None:
 	"""prefill: tokens to their KV; kvcask: the program."""
 	with tempfile.TemporaryDirectory(prefix="kvcask-calibrate-") as folder:
 		paths = dump(model, prefill, texts or TEXTS, folder, say)
@@ -134,6 +134,8 @@ def make(model, prefill, kvcask: str, out: str, texts: list, say, weights: bool 
 		           "--pca", str(pca_layers_of(layers)), *rope_options(model, dims, folder)]
 		if weights:
 			command += weights_options(model, prefill, texts or TEXTS, folder, say)
+		if codebooks:
+			command.append("--codebooks")
 		say(f"kvcask calibrate: {len(paths) // 2} runs of up to {PIECE} tokens")
 		subprocess.run(command, check=True, stdout=sys.stderr)
 
@@ -144,12 +146,13 @@ def main() -> int:
 	parser.add_argument("--model", default=os.environ.get("KVC_ENGINE_MODEL"), metavar="DIR")
 	parser.add_argument("--texts", nargs="+", metavar="FILE", help="default: texts/calibration")
 	parser.add_argument("--no-weights", action="store_true", help="by KV alone, as from a running store")
+	parser.add_argument("--codebooks", action="store_true", help="for pq, too")
 	parser.add_argument("--build", default=os.environ.get("KVC_BUILD", "build"), metavar="DIR")
 	args = parser.parse_args()
 	import model
 	from quality import Say
 	loaded = model.Model(args.model)
-	make(loaded, loaded.prefill, os.path.join(args.build, "bin", "kvcask"), args.out, args.texts, Say(), not args.no_weights)
+	make(loaded, loaded.prefill, os.path.join(args.build, "bin", "kvcask"), args.out, args.texts, Say(), not args.no_weights, args.codebooks)
 	return 0
 
 
