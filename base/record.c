@@ -80,11 +80,11 @@ uint64_t kvci_record_header_checksum(const void *record)
 	return kvci_copy_end(&state);
 }
 
-uint64_t kvci_record_checksum(const void *record)
+uint64_t kvci_record_checksum_leading(const void *record, uint32_t section_count)
 {
 	const struct kvci_section_entry *sections = (const struct kvci_section_entry *)((const struct kvci_record_header *)record + 1);
-	uint32_t section_count = record_section_count(record), filled = 0;
 	struct kvci_record_header header;
+	uint32_t filled = 0;
 	struct kvci_copy_state state;
 	struct {
 		uint64_t raw_checksum;
@@ -116,17 +116,28 @@ uint64_t kvci_record_checksum(const void *record)
 	return kvci_copy_end(&state);
 }
 
-bool kvci_record_is_image(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
-                          const struct kvc_form_sizes *sizes)
+uint64_t kvci_record_checksum(const void *record)
+{
+	return kvci_record_checksum_leading(record, record_section_count(record));
+}
+
+bool kvci_record_is_image_leading(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
+                                  const struct kvc_form_sizes *sizes, uint32_t section_count)
 {
 	if (header->record_bytes != sizes->record_bytes || header->version != KVCI_RECORD_VERSION)
 		return false;
-	for (uint32_t i = 0; i < header->section_count; i++)
+	for (uint32_t i = 0; i < section_count; i++)
 		if (sections[i].codec_k != 0 || sections[i].codec_v != 0 || sections[i].raw_bytes != sizes->section_bytes ||
 		    (uint64_t)sections[i].offset_64 * KVCI_SECTION_ALIGN_BYTES !=
 		            sizes->sections_offset_bytes + i * sizes->section_stride_bytes)
 			return false;
 	return true;
+}
+
+bool kvci_record_is_image(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
+                          const struct kvc_form_sizes *sizes)
+{
+	return kvci_record_is_image_leading(header, sections, sizes, header->section_count);
 }
 
 uint64_t kvci_record_write_raw(void *record, const struct kvci_record_meta *meta, const struct kvc_form *form,

@@ -133,11 +133,16 @@ uint64_t kvci_record_write_raw(void *record, const struct kvci_record_meta *meta
 
 /* Of the header and table at `record`; section_count is read from it and must have been checked. */
 uint64_t kvci_record_checksum(const void *record); /* the content seal */
+/* The same over the table's first section_count entries alone: the seal of what is there of a record in memory that is still being made. It is on no disk. Reads
+ * the header's first KVCI_RECORD_SEALED_BYTES bytes and these entries, nothing else. */
+uint64_t kvci_record_checksum_leading(const void *record, uint32_t section_count);
 uint64_t kvci_record_header_checksum(const void *record);
 
-/* Whether a parsed record is the raw image that its form says: all sections raw, each where kvci_record_write_raw puts it. */
+/* Whether a parsed record is the raw image that its form says: all sections raw, each where kvci_record_write_raw puts it; or its first section_count. */
 bool kvci_record_is_image(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
                           const struct kvc_form_sizes *sizes);
+bool kvci_record_is_image_leading(const struct kvci_record_header *header, const struct kvci_section_entry *sections,
+                                  const struct kvc_form_sizes *sizes, uint32_t section_count);
 
 /* Reads a header and table from untrusted bytes: magic, version, header_checksum, every length and offset against
  * record_bytes and `available_bytes` (what can be read at `record`: all of it, or its first

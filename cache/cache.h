@@ -226,7 +226,8 @@ struct kvci_load {
 	 * possibly inside kvci_cache_load; `waiting` is how many are still to come, at 0 the load is over and may be freed in the call. */
 	void (*ready)(struct kvci_load *load, uint32_t index, kvc_status_t status, const struct kvci_extent *extent);
 	/* May be NULL. Of block first + index, which is still being read, the head and the first `sections` sections are at *extent already, as they will be
-	 * when ready() says OK; more from call to call. It promises nothing of ready(): when that is not OK, the extent may be used for something else by
+	 * when ready() says OK; more from call to call. extent->record_checksum is the seal of the head and these sections alone
+	 * (kvci_record_checksum_leading); of the head's table the rest may not be there, nor header_checksum. It promises nothing of ready(): when that is not OK, the extent may be used for something else by
 	 * then, so that whoever reads must check what was read. Never for a block that is whole, nor for one of which no part can be had before. */
 	void (*sections)(struct kvci_load *load, uint32_t index, uint32_t sections, const struct kvci_extent *extent);
 	void *context;

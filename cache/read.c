@@ -178,6 +178,15 @@ static bool read_gives_sections(const struct kvci_cache *cache, const struct kvc
 	return (block->flags & (KVCI_BLOCK_DEAD | KVCI_BLOCK_LATE)) == 0 && !kvci_block_stale(cache, block);
 }
 
+/* Where the block lies, with the seal of what is there of it: the seal of all may not be known yet. */
+static void read_extent(const struct kvci_cache *cache, const struct kvci_block *block, uint32_t sections, struct kvci_extent *ret_extent)
+{
+	const uint8_t *record = cache->slabs[block->spot.slot]->base + ((uint64_t)block->spot.offset_4k << KVCI_PAGE_SHIFT);
+
+	kvci_block_extent(cache, block, ret_extent);
+	ret_extent->record_checksum = kvci_record_checksum_leading(record, sections);
+}
+
 void kvci_read_sections(struct kvci_cache *cache, struct kvci_read *read, const struct kvci_waiter *waiter)
 {
 	const struct kvci_block *block = kvci_block_at(cache, read->block);
@@ -189,7 +198,7 @@ void kvci_read_sections(struct kvci_cache *cache, struct kvci_read *read, const 
 	__atomic_store_n(&request->progress_wanted, 1, __ATOMIC_RELAXED);
 	if (read->sections == 0 || !read_gives_sections(cache, block))
 		return;
-	kvci_block_extent(cache, block, &extent);
+	read_extent(cache, block, read->sections, &extent);
 	waiter->load->sections(waiter->load, waiter->index, read->sections, &extent);
 }
 
@@ -205,7 +214,7 @@ static void read_progress(struct kvc_tier_request *tier_request, uint32_t sectio
 	read->sections = sections;
 	if (!read_gives_sections(cache, block))
 		return;
-	kvci_block_extent(cache, block, &extent);
+	read_extent(cache, block, sections, &extent);
 	for (struct kvci_list *l = read->waiters.next; l != &read->waiters; l = l->next) {
 		struct kvci_waiter *waiter = KVCI_LIST_OF(l, struct kvci_waiter, in_read);
 		if (waiter->load->sections != NULL)

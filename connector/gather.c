@@ -126,45 +126,43 @@ bool gather_block(const struct kvc_space *space, const uint32_t *engine_blocks, 
 	return true;
 }
 
-/* The head is read once, into `head`: what its owner writes afterwards has no effect. It must be the very head that the daemon's index names, and
- * a record of this space and form. */
-static kvc_status_t scatter_head(const struct kvc_space *space, const uint8_t *record, uint64_t record_bytes,
-                                 uint64_t record_checksum, void *head, const struct kvci_record_header **ret_header,
-                                 const struct kvci_section_entry **ret_entries)
+/* The head is read once, into `head`: what its owner writes afterwards has no effect. It must be the very head that the daemon told of, and that of a
+ * record of this space and form. Of a record that is still being made nothing is read but what its seal covers: the rest is being written. */
+static kvc_status_t scatter_head(const struct kvc_space *space, const struct scatter_record *record, void *head,
+                                 const struct kvci_record_header **ret_header, const struct kvci_section_entry **ret_entries)
 {
-	uint64_t head_bytes = sizeof(struct kvci_record_header) + space->form.layer_count * sizeof(struct kvci_section_entry);
 	const struct kvci_record_header *header = head;
-	const struct kvci_section_entry *entries;
-	kvc_status_t status;
+	const struct kvci_section_entry *entries = (const struct kvci_section_entry *)(header + 1);
+	uint32_t layers = space->form.layer_count, count = record->whole ? layers : record->sections;
+	size_t table_bytes = count * sizeof(*entries);
 
-	memcpy(head, record, head_bytes);
-	if (header->section_count != space->form.layer_count || kvci_record_checksum(head) != record_checksum)
+	memcpy(head, record->bytes, record->whole ? sizeof(*header) : (size_t)KVCI_RECORD_SEALED_BYTES);
+	memcpy((uint8_t *)head + sizeof(*header), record->bytes + sizeof(*header), table_bytes);
+	if (header->section_count != layers || kvci_record_checksum_leading(head, count) != record->checksum)
 		return KVC_CORRUPT;
-	status = kvci_record_parse(head, head_bytes, &header, &entries);
-	if (status != KVC_OK)
+	if (record->whole && kvci_record_parse(head, sizeof(*header) + table_bytes, &header, &entries) != KVC_OK)
 		return KVC_CORRUPT;
-	if (header->record_bytes != record_bytes || header->form_id != space->form_id || header->group != space->form.group ||
-	    header->shard_index != space->form.shard_index || (header->flags & KVCI_RECORD_TOMBSTONE) != 0 ||
-	    memcmp(header->space, space->fingerprint, sizeof(header->space)) != 0)
+	if (header->magic != KVCI_RECORD_MAGIC || header->record_bytes != record->record_bytes || header->form_id != space->form_id ||
+	    header->group != space->form.group || header->shard_index != space->form.shard_index ||
+	    (header->flags & KVCI_RECORD_TOMBSTONE) != 0 || memcmp(header->space, space->fingerprint, sizeof(header->space)) != 0)
 		return KVC_CORRUPT;
 	if (header->epoch < space->epoch)
 		return KVC_STALE_EPOCH;
-	if (!kvci_record_is_image(header, entries, &space->sizes)) /* the seal does not say where sections lie */
+	if (!kvci_record_is_image_leading(header, entries, &space->sizes, count)) /* the seal does not say where sections lie */
 		return KVC_CORRUPT;
 	*ret_header = header;
 	*ret_entries = entries;
 	return KVC_OK;
 }
 
-kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine_blocks, const uint8_t *record,
-                           uint64_t record_bytes, uint64_t record_checksum, uint32_t first, uint32_t end, const _Atomic bool *stop,
-                           uint64_t deadline_ns)
+kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine_blocks, const struct scatter_record *record,
+                           uint32_t first, uint32_t end, const _Atomic bool *stop, uint64_t deadline_ns)
 {
 	_Alignas(64) uint8_t head[KVCI_RECORD_HEAD_BYTES_MAX];
 	const struct kvci_record_header *header;
 	const struct kvci_section_entry *entries;
 	struct kvci_block_id id;
-	kvc_status_t status = scatter_head(space, record, record_bytes, record_checksum, head, &header, &entries);
+	kvc_status_t status = scatter_head(space, record, head, &header, &entries);
 	uint64_t seed;
 
 	if (status != KVC_OK)
@@ -176,7 +174,7 @@ kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine
 	seed = kvci_block_seed(&id);
 	for (uint32_t i = first; i < end; i++) {
 		/* The section is read only; SCATTER writes the pages. */
-		uint8_t *section = (uint8_t *)record + (uint64_t)entries[i].offset_64 * KVCI_SECTION_ALIGN_BYTES;
+		uint8_t *section = (uint8_t *)record->bytes + (uint64_t)entries[i].offset_64 * KVCI_SECTION_ALIGN_BYTES;
 
 		if (atomic_load_explicit(stop, memory_order_relaxed))
 			return KVC_CANCELED;

@@ -367,10 +367,17 @@ kvc_status_t gather_plan(const struct kvc_layer_memory *memory, const struct kvc
 /* Copies a block's pages into its sections and gives their checksums. False: stopped on the way. */
 bool gather_block(const struct kvc_space *space, const uint32_t *engine_blocks, void *sections, uint64_t seed,
                   uint64_t *ret_checksums, const _Atomic bool *stop);
+/* A record in a slab, as the daemon told of it. */
+struct scatter_record {
+	const uint8_t *bytes;
+	uint64_t record_bytes;
+	uint64_t checksum; /* kvci_record_checksum; of one that is not whole kvci_record_checksum_leading of `sections` */
+	uint32_t sections; /* leading ones that are there, with their entries of the table */
+	bool whole;
+};
 /* Checks the record's head, then copies its sections [first, end) to the pages and checks each. */
-kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine_blocks, const uint8_t *record,
-                           uint64_t record_bytes, uint64_t record_checksum, uint32_t first, uint32_t end, const _Atomic bool *stop,
-                           uint64_t deadline_ns);
+kvc_status_t scatter_block(const struct kvc_space *space, const uint32_t *engine_blocks, const struct scatter_record *record,
+                           uint32_t first, uint32_t end, const _Atomic bool *stop, uint64_t deadline_ns);
 
 /* ---- embedded.c ---- */
 

@@ -5,8 +5,9 @@
  *                                                               ^--- PARTIAL <---|          by section
  *
  * By section: an extent may come while its block is still being made, with how many of its sections are there. One section is moved at a time, the blocks
- * take turns, and a block is PARTIAL while all that is there was moved. The daemon may take such an extent away again at any time: what was copied
- * counts when its checksum is right, and a block is OK when the daemon has said so of all of it.
+ * take turns, and a block is PARTIAL while all that is there was moved. Each time the daemon gives the seal of what is there, so that the checksums of these
+ * sections can be believed though the record's own seal is not known yet (a lossy one's is made at the end). It may take such an extent away again at any
+ * time: what was copied counts when its checksum is right, and a block is OK when the daemon has said so of all of it.
  *
  * A deadline or cancel settles all that is not MOVING at once; what is MOVING ends at its next section, and then the op is done. */
 #include <string.h>
@@ -22,7 +23,7 @@ struct load_block {
 	enum load_state state;
 	/* by section */
 	kvc_status_t last;         /* what the daemon said of the whole block; PENDING: nothing so far */
-	uint32_t available, moved; /* sections */
+	uint32_t available, moved; /* sections; those available are what extent.record_checksum is the seal of */
 };
 
 struct load_op {
@@ -155,7 +156,7 @@ static void load_go_on(struct load_op *self, uint32_t index)
 static bool load_same_place(const struct kvci_wire_extent *a, const struct kvci_wire_extent *b)
 {
 	return a->slab == b->slab && a->generation == b->generation && a->offset_bytes == b->offset_bytes &&
-	       a->record_bytes == b->record_bytes && a->record_checksum == b->record_checksum;
+	       a->record_bytes == b->record_bytes;
 }
 
 /* `sections` of a block are at this place. */
@@ -169,10 +170,12 @@ static void load_reach(struct load_op *self, uint32_t index, const struct kvci_w
 		load_place(self, index);
 		return;
 	}
-	if (!load_same_place(&block->extent, extent))
+	if (!load_same_place(&block->extent, extent)) {
 		block->last = KVC_GONE;
-	else if (sections > block->available)
+	} else if (sections > block->available || block->last == KVC_OK) {
+		block->extent.record_checksum = extent->record_checksum;
 		block->available = sections;
+	}
 	load_go_on(self, index);
 }
 
@@ -393,6 +396,11 @@ static kvc_status_t load_copy(struct load_op *self, uint32_t index, struct slab 
 	struct kvc_space *space = self->op.space;
 	const struct load_block *block = &self->blocks[index];
 	const uint32_t *pages = self->engine_blocks + (uint64_t)index * space->sizes.pages_per_section;
+	const struct scatter_record record = { /* as it is told of now: more may be told of meanwhile */
+		.bytes = slab->base + block->extent.offset_bytes, .record_bytes = block->extent.record_bytes,
+		.checksum = block->extent.record_checksum, .sections = block->available,
+		.whole = self->section_blocks == NULL || block->last == KVC_OK,
+	};
 	struct kvc_client *client = self->op.client;
 	uint64_t deadline_ns = self->op.deadline_ns, begin_ns, end_ns;
 	kvc_status_t status;
@@ -401,8 +409,7 @@ static kvc_status_t load_copy(struct load_op *self, uint32_t index, struct slab 
 	slab->users++;
 	client_unlock(client);
 	begin_ns = kvci_clock_ns();
-	status = scatter_block(space, pages, slab->base + block->extent.offset_bytes, block->extent.record_bytes,
-	                       block->extent.record_checksum, first, end, &self->op.stopped, deadline_ns);
+	status = scatter_block(space, pages, &record, first, end, &self->op.stopped, deadline_ns);
 	end_ns = kvci_clock_ns();
 	client_lock(client);
 	slabs_put(client, slab);

@@ -175,8 +175,9 @@ kvc_status_t kvc_load_begin(struct kvc_space *space, const struct kvc_request *r
                             const uint32_t *engine_blocks, uint64_t deadline_ns, struct kvc_op **ret_op);
 /* The same, section by section (a section: one layer of a block): of a block that lies packed on the disk the first layers are put into the pages
  * while later ones are still being unpacked, and all blocks' first layers before the next ones. A section counts as there when its own checksum was
- * found right. Blocks that cannot be had in parts (raw or lossy on the disk) come whole. When a block fails later on, its earlier sections in the
- * pages are right, and all others of it are void: kvc_load_block_sections tells. */
+ * found right: of a lossless record that made at store, of a lossy one that of what its codec gave, as the daemon told it. Layers that a codec codes together
+ * (PCA) come together; blocks that lie raw on the disk come whole. When a block fails later on, its earlier sections in the pages are right, and all
+ * others of it are void: kvc_load_block_sections tells. The block is OK only with the op's, or its own, last status. */
 kvc_status_t kvc_load_sections_begin(struct kvc_space *space, const struct kvc_request *request, uint32_t first, uint32_t count,
                                      const uint32_t *engine_blocks, uint64_t deadline_ns, struct kvc_op **ret_op);
 /* Until sections [0, sections) of every block are in the pages (OK), or one of them will not come (the first failed block's status), or timeout_ns

@@ -59,7 +59,7 @@ enum {
 	X(SLAB_GONE, 18, "[event] a: slab")                                                                                                \
 	X(PING, 19, "<- a: daemon's monotonic ns")                                                                                         \
 	X(SCORES, 20, "-> binding, count, a: bytes of scores a block, array: count hashes, then scores as many times. For blocks stored later or not yet on the disk") \
-	X(LOAD_SECTIONS, 21, "[event] tag of a LOAD by section; of its entry `first`, not whole yet, the head and `count` sections can be read: a: offset, b: record checksum, c: slab, d: record bytes, binding: generation. Left out when the client does not read")
+	X(LOAD_SECTIONS, 21, "[event] tag of a LOAD by section; of its entry `first`, not whole yet, the head and `count` sections can be read, with the table's entries of these and no others: a: offset, b: kvci_record_checksum_leading of them, c: slab, d: record bytes, binding: generation. Left out when the client does not read")
 
 enum {
 #define KVCI_MESSAGE_ENUM(name, number, text) KVCI_MESSAGE_##name = number,

@@ -154,7 +154,7 @@ static void fuzz_sections(struct fuzz_world *world, struct fuzz_input *input)
 		const struct kvci_record_header *header = (const void *)(world->slab + message.a);
 
 		if (header->section_count <= FUZZ_LAYERS)
-			message.b = kvci_record_checksum(header);
+			message.b = kvci_record_checksum_leading(header, message.count <= FUZZ_LAYERS ? message.count : 0);
 	}
 	fuzz_say(world, &message, -1);
 }

@@ -220,22 +220,29 @@ static void decode_progress(struct kvci_job *job)
 	node->outer->progress(node->outer, leading);
 }
 
-/* On a worker: a unit is decoded. */
+/* On a worker: a unit is decoded. Its checksums are in the head before anybody hears of it: a lossy codec's are known only now. */
 static void decode_tell(struct coded_node *node, uint32_t section, uint32_t layers)
 {
-	if (!node->headed)
-		return;
-	for (uint32_t i = section; i < section + layers; i++)
+	struct kvci_section_entry *table = (struct kvci_section_entry *)((struct kvci_record_header *)node->outer->buffer + 1);
+
+	for (uint32_t i = section; i < section + layers; i++) {
+		if ((node->header->flags & KVCI_RECORD_LOSSY) != 0)
+			table[i].raw_checksum = table[i].stored_checksum = node->checksums[i];
 		__atomic_store_n(&node->decoded[i], 1, __ATOMIC_RELEASE);
-	if (__atomic_load_n(node->outer->progress_wanted, __ATOMIC_RELAXED) != 0 && !atomic_exchange(&node->progress_posted, true))
+	}
+	if (node->outer->progress != NULL && __atomic_load_n(node->outer->progress_wanted, __ATOMIC_RELAXED) != 0 &&
+	    !atomic_exchange(&node->progress_posted, true))
 		kvci_mailbox_post(node->tier->mailbox, &node->progress);
 }
 
-/* All is decoded: the seal of what came out. A head that is there already is not written again, it may be being read. */
+/* All is decoded. Of the head nothing is written again that may be being read: a lossy record lacks the header's checksum alone. */
 static void decode_seal(struct coded_node *node)
 {
-	if (!node->headed) {
-		node->seal = kvci_pack_head(&node->pack, node->header, node->checksums, node->outer->buffer);
+	struct kvci_record_header *header = node->outer->buffer;
+
+	if ((node->header->flags & KVCI_RECORD_LOSSY) != 0) {
+		header->header_checksum = kvci_record_header_checksum(header);
+		node->seal = kvci_record_checksum(header);
 		return;
 	}
 	for (uint32_t i = 0; i < node->header->section_count; i++)
@@ -290,20 +297,15 @@ static void decode_done(struct kvci_job *job)
 		if ((node->header->flags & KVCI_RECORD_LOSSY) != 0) {
 			entry->record_checksum = node->seal;
 			entry->flags |= KVCI_RECORD_LOSSY;
-		} else if (entry->record_checksum != node->seal) {
-			status = KVC_CORRUPT;
 		}
 	}
 	coded_node_end(node, status);
 }
 
-/* The raw image's head before its sections, where the table has their checksums: not so for lossy records, whose checksums are those of what
- * comes out. False: it is not the record asked for. */
+/* The raw image's head before its sections, so that they can be used as they come. A lossy record's table gets its checksums with them. False: it is
+ * not the record asked for. */
 static bool decode_head(struct coded_node *node)
 {
-	node->headed = node->outer->progress != NULL && (node->header->flags & KVCI_RECORD_LOSSY) == 0;
-	if (!node->headed)
-		return true;
 	for (uint32_t i = 0; i < node->header->section_count; i++)
 		node->checksums[i] = node->sections[i].raw_checksum;
 	memset(node->decoded, 0, node->header->section_count);
@@ -311,7 +313,7 @@ static bool decode_head(struct coded_node *node)
 	node->leading = 0;
 	node->progress_posted = false;
 	node->progress = (struct kvci_job){.done = decode_progress, .mailbox = node->tier->mailbox};
-	return node->seal == node->request.entry.record_checksum;
+	return (node->header->flags & KVCI_RECORD_LOSSY) != 0 || node->seal == node->request.entry.record_checksum;
 }
 
 /* The coded record is in the I/O buffer; the tier below checked its head against the entry. */

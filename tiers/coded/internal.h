@@ -81,7 +81,6 @@ struct coded_node {
 	uint8_t *decoded;       /* a flag each section: its bytes are there; by __atomic builtins; in one piece with the checksums */
 	uint32_t checksum_room; /* sections */
 	uint64_t seal;
-	bool headed;            /* the head was written first: whoever wants to may read sections as they come */
 	uint32_t leading;       /* sections that were handed out; owner */
 	struct kvci_job progress;
 	atomic_bool progress_posted;

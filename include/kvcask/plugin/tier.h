@@ -83,9 +83,10 @@ struct kvc_tier_request {
 	uint64_t deadline_ns;         /* monotonic; 0: none. A late READ still completes: the buffer is the device's until then */
 	void (*done)(struct kvc_tier_request *request, kvc_status_t status); /* owner thread, inside poll() */
 	void *context;                /* the submitter's */
-	/* READ, NULL: not wanted. The buffer has its head, and the first `sections` sections of a record whose form lays them out, checked against what is
-	 * stored: they may be read from now on, and are not written again. Owner thread, inside poll(), before done(); greater from call to call. It promises
-	 * nothing of done(). A tier need not call it; it does not while *progress_wanted (the submitter's, valid until done(), set by __atomic_store_n) is 0. */
+	/* READ, NULL: not wanted. The buffer has the first `sections` sections of a record whose form lays them out, checked against what is stored, with their
+	 * entries of the section table, and the header's first 184 bytes: they may be read from now on, and are not written again. The rest comes by done().
+	 * Owner thread, inside poll(), before done(); greater from call to call. It promises nothing of done(). A tier need not call it; it does not while
+	 * *progress_wanted (the submitter's, valid until done(), set by __atomic_store_n) is 0. */
 	void (*progress)(struct kvc_tier_request *request, uint32_t sections);
 	const uint32_t *progress_wanted;
 	void *tier_private[8];        /* the tier's, while it has the request; a filter uses the last two */

@@ -391,6 +391,32 @@ static void test_record_checksum__packed_otherwise__same_seal(void **context)
 	kvci_free(sample.record);
 }
 
+/* The seal of what is there of a record that is still being made: nothing else is read, and all that is there counts. */
+static void test_record_checksum_leading__of_some_sections__reads_these_alone(void **context)
+{
+	struct sample sample = sample_make(70, 64, 0x11);
+	size_t head_bytes = 256 + 70 * 32;
+
+	(void)context;
+	assert_int_equal(kvci_record_checksum_leading(sample.record, 70), sample.checksum);
+	for (uint32_t count = 0; count < 70; count += 23) {
+		uint64_t seal = kvci_record_checksum_leading(sample.record, count);
+
+		assert_int_not_equal(seal, kvci_record_checksum_leading(sample.record, count + 1));
+		for (size_t at = 0; at < head_bytes; at++) {
+			bool counts = at < 256 ? at >= 16 && (at < 144 || at >= 152) && at < KVCI_RECORD_SEALED_BYTES
+			                       : (at - 256) / 32 < count && ((at - 256) % 32 < 8 || ((at - 256) % 32 >= 16 && (at - 256) % 32 < 20));
+
+			if (at < 8)
+				continue; /* flags and version: as with the whole seal */
+			sample.record[at] ^= 0x10;
+			assert_int_equal(kvci_record_checksum_leading(sample.record, count) != seal, counts);
+			sample.record[at] ^= 0x10;
+		}
+	}
+	kvci_free(sample.record);
+}
+
 /* A table that is whole and sealed, and leads elsewhere: what the owner of a slab could write. */
 static void test_record_is_image__table_that_leads_elsewhere__refused(void **context)
 {
@@ -448,6 +474,7 @@ int main(void)
 		cmocka_unit_test(test_record_parse__coded_sections__accepted),
 		cmocka_unit_test(test_record__scores__kept_checked_and_not_sealed),
 		cmocka_unit_test(test_record_checksum__packed_otherwise__same_seal),
+		cmocka_unit_test(test_record_checksum_leading__of_some_sections__reads_these_alone),
 		cmocka_unit_test(test_record_is_image__table_that_leads_elsewhere__refused),
 		cmocka_unit_test(test_block_seed__each_part_of_the_id__counts),
 	};

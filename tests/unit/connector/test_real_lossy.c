@@ -179,22 +179,42 @@ static void lossy_restart(const struct kvc_form *form, const char *spec)
 	lossy_open(form, spec);
 }
 
-/* With the daemon's memory empty, so that all comes from the disk. */
-static void lossy_load_and_compare(const char *spec, const struct kvc_form *form, const struct kvc_profile *profile, bool scored)
-{
-	static uint8_t expected[LAYERS][SECTION], got[LAYERS][SECTION];
-	struct kvc_request request = fixture_request("lossy");
-	uint32_t per_block = fixture.engine.sizes.pages_per_section;
+static uint8_t expected[BLOCKS][LAYERS][SECTION];
 
-	lossy_match_all(&request);
-	if (kvc_load(fixture.space, &request, 0, BLOCKS, fixture.pages_back, 30 * FIXTURE_SECOND, NULL) != KVC_OK)
-		fail_msg("load: %s", kvc_last_error());
+/* The first `layers` layers of all blocks are in the engine's pages. */
+static void lossy_compare(uint32_t layers)
+{
+	static uint8_t got[LAYERS][SECTION];
+
 	for (uint32_t block = 0; block < BLOCKS; block++) {
-		lossy_copy_pages(fixture.pages_back + block * per_block, got, false);
-		lossy_by_codec(spec, form, profile, block, scored, expected);
-		assert_memory_equal(got, expected, sizeof(got));
-		assert_memory_not_equal(got, values[block], sizeof(got));
+		lossy_copy_pages(fixture.pages_back + block * fixture.engine.sizes.pages_per_section, got, false);
+		assert_memory_equal(got, expected[block], layers * sizeof(got[0]));
 	}
+}
+
+/* With the daemon's memory empty, so that all comes from the disk; by section: a layer that was waited for is right at once. */
+static void lossy_load_and_compare(const char *spec, const struct kvc_form *form, const struct kvc_profile *profile, bool scored, bool by_section)
+{
+	struct kvc_request request = fixture_request("lossy");
+	struct kvc_op *op;
+
+	for (uint32_t block = 0; block < BLOCKS; block++) {
+		lossy_by_codec(spec, form, profile, block, scored, expected[block]);
+		assert_memory_not_equal(expected[block], values[block], sizeof(values[block]));
+	}
+	lossy_match_all(&request);
+	if (by_section) {
+		assert_int_equal(kvc_load_sections_begin(fixture.space, &request, 0, BLOCKS, fixture.pages_back, 0, &op), KVC_OK);
+		for (uint32_t layer = 1; layer <= LAYERS; layer++) {
+			assert_int_equal(kvc_load_wait_sections(op, layer, 60 * FIXTURE_SECOND), KVC_OK);
+			lossy_compare(layer);
+		}
+		assert_int_equal(kvc_op_wait(op, 60 * FIXTURE_SECOND), KVC_OK);
+		kvc_op_destroy(op);
+	} else if (kvc_load(fixture.space, &request, 0, BLOCKS, fixture.pages_back, 30 * FIXTURE_SECOND, NULL) != KVC_OK) {
+		fail_msg("load: %s", kvc_last_error());
+	}
+	lossy_compare(LAYERS);
 	assert_int_equal(kvc_release(fixture.client, &request), KVC_OK);
 }
 
@@ -225,7 +245,7 @@ static void lossy_run(const char *spec, bool scored, bool profiled)
 	assert_int_equal(kvc_store(fixture.space, fixture.keys, BLOCKS, fixture.pages, 30 * FIXTURE_SECOND, NULL), KVC_OK);
 	assert_int_equal(kvc_flush(fixture.client, 30 * FIXTURE_SECOND), KVC_OK);
 	lossy_restart(&form, spec);
-	lossy_load_and_compare(spec, &form, profile, scored);
+	lossy_load_and_compare(spec, &form, profile, scored, !scored);
 	snprintf(name, sizeof(name), "\"codec\":\"%.*s\"", (int)strcspn(spec, ":"), spec);
 	lossy_expect_in_record(name);
 	if (scored) {

@@ -28,20 +28,31 @@ static uint8_t *sections_at(uint8_t *slab, uint32_t block, uint32_t section)
 	return slab + sections_block(block)->offset_bytes + sizes->sections_offset_bytes + section * sizes->section_stride_bytes;
 }
 
-/* No section is there, of any block. */
+static void sections_head(uint32_t block, uint32_t count, bool whole)
+{
+	uint64_t at = sections_block(block)->offset_bytes;
+
+	memcpy(world.server.slab + at, kept + at, whole ? sizeof(struct kvci_record_header) : (size_t)KVCI_RECORD_SEALED_BYTES);
+	memcpy(world.server.slab + at + sizeof(struct kvci_record_header), kept + at + sizeof(struct kvci_record_header),
+	       count * sizeof(struct kvci_section_entry));
+}
+
+/* No section is there, of any block, nor its head. */
 static bool script_hold(struct fake_server *server, const struct kvci_message *message)
 {
 	if (message->type != KVCI_MESSAGE_LOAD)
 		return false;
 	held = *message;
 	memcpy(kept, server->slab, server->slab_used);
-	for (uint32_t block = 0; block < BLOCKS; block++)
+	for (uint32_t block = 0; block < BLOCKS; block++) {
+		memset(server->slab + sections_block(block)->offset_bytes, 0xee, server->sizes.sections_offset_bytes);
 		for (uint32_t section = 0; section < LAYERS; section++)
 			memset(sections_at(server->slab, block, section), 0xee, server->sizes.section_bytes);
+	}
 	return true;
 }
 
-/* Sections [0, count) of a block are there now; told, unless silent. */
+/* Sections [0, count) of a block are there now, with as much of the head as says what they are; told, unless silent: then with all of it. */
 static void sections_give(uint32_t block, uint32_t count, bool silent)
 {
 	struct fake_server *server = &world.server;
@@ -52,10 +63,11 @@ static void sections_give(uint32_t block, uint32_t count, bool silent)
 	pthread_mutex_lock(&server->lock);
 	for (uint32_t section = 0; section < count; section++)
 		memcpy(sections_at(server->slab, block, section), sections_at(kept, block, section), server->sizes.section_bytes);
+	sections_head(block, count, silent);
 	event.tag = held.tag;
 	event.binding = sections_block(block)->generation;
 	event.a = sections_block(block)->offset_bytes;
-	event.b = sections_block(block)->record_checksum;
+	event.b = kvci_record_checksum_leading(kept + sections_block(block)->offset_bytes, count);
 	event.d = sections_block(block)->record_bytes;
 	if (!silent)
 		fake_send(server, &event, -1);
@@ -220,6 +232,38 @@ static void test_sections__extent_is_used_again__void_and_not_reported_as_damage
 	sections_over(op);
 }
 
+/* The table, the head or the section is not what the daemon told of; it has told of the first section before. */
+static void test_sections__not_what_was_told__void(void **state)
+{
+	static const uint32_t offsets[] = {
+		offsetof(struct kvci_record_header, hash), offsetof(struct kvci_record_header, record_bytes), offsetof(struct kvci_record_header, epoch),
+		sizeof(struct kvci_record_header) + offsetof(struct kvci_section_entry, raw_checksum),
+		sizeof(struct kvci_record_header) + offsetof(struct kvci_section_entry, offset_64),
+	};
+
+	for (uint32_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]) + 1; i++) {
+		struct kvc_op *op = sections_begin(0);
+
+		for (uint32_t block = 0; block < BLOCKS; block++)
+			sections_give(block, 1, false);
+		assert_int_equal(kvc_load_wait_sections(op, 1, 60 * FIXTURE_SECOND), KVC_OK);
+		for (uint32_t block = 0; block < BLOCKS; block++)
+			sections_give(block, 2, false);
+		pthread_mutex_lock(&world.server.lock);
+		if (i < sizeof(offsets) / sizeof(offsets[0]))
+			world.server.slab[sections_block(1)->offset_bytes + offsets[i]] ^= 1;
+		else
+			sections_at(world.server.slab, 1, 1)[77] ^= 1;
+		pthread_mutex_unlock(&world.server.lock);
+		assert_int_equal(kvc_load_wait_sections(op, 2, 60 * FIXTURE_SECOND), KVC_CORRUPT);
+		sections_end(KVC_OK);
+		assert_int_equal(kvc_op_wait(op, 60 * FIXTURE_SECOND), KVC_CORRUPT);
+		sections_expect(op, LAYERS, 1, LAYERS);
+		assert_int_equal(world.server.damages, 0);
+		sections_over(op);
+	}
+}
+
 static void test_sections__canceled_in_between__no_page_is_touched_any_more(void **state)
 {
 	struct kvc_op *op = sections_begin(0);
@@ -339,6 +383,7 @@ int main(void)
 		cmocka_unit_test(test_sections__with_mover__first_is_usable_too),
 		cmocka_unit_test(test_sections__late_section_is_damaged__earlier_ones_hold_and_load_fails),
 		cmocka_unit_test(test_sections__extent_is_used_again__void_and_not_reported_as_damage),
+		cmocka_unit_test(test_sections__not_what_was_told__void),
 		cmocka_unit_test(test_sections__canceled_in_between__no_page_is_touched_any_more),
 		cmocka_unit_test(test_sections__daemon_dies_in_between__what_came_is_right),
 		cmocka_unit_test(test_sections__whole_blocks__the_same_bytes),

@@ -217,6 +217,60 @@ static struct kvc_profile *profile_of(const struct record *record, const struct 
 	return profile;
 }
 
+/* ---- sections while others are being decoded ---- */
+
+struct by_section {
+	struct kvc_tier_request request; /* first */
+	const struct record *record;
+	const struct kvc_form *form;
+	const uint8_t *expected; /* the whole that is known to come */
+	uint32_t wanted, sections, unit_layers;
+	bool done;
+	kvc_status_t status;
+};
+
+static void by_section_progress(struct kvc_tier_request *request, uint32_t sections)
+{
+	struct by_section *read = (struct by_section *)request;
+	uint8_t *got = request->buffer;
+	size_t at = read->record->sizes.sections_offset_bytes, stride = read->record->sizes.section_stride_bytes;
+
+	assert_false(read->done);
+	assert_true(sections > read->sections && sections <= read->form->layer_count);
+	assert_true(sections % read->unit_layers == 0 || sections == read->form->layer_count); /* a unit's come together */
+	assert_int_equal(kvci_record_checksum_leading(got, sections), kvci_record_checksum_leading(read->expected, sections));
+	for (uint32_t i = 0; i < sections; i++)
+		assert_memory_equal(got + at + i * stride, read->expected + at + i * stride, read->record->sizes.section_bytes);
+	read->sections = sections;
+}
+
+static void by_section_done(struct kvc_tier_request *request, kvc_status_t status)
+{
+	struct by_section *read = (struct by_section *)request;
+
+	read->done = true;
+	read->status = status;
+}
+
+static void check_by_section(const struct record *record, const struct kvc_form *form, const struct kvc_tier_entry *entry,
+                             const uint8_t *expected, uint32_t unit_layers)
+{
+	struct by_section read = {
+		.request = {.op = KVC_TIER_READ, .entry = *entry, .done = by_section_done, .progress = by_section_progress},
+		.record = record, .form = form, .expected = expected, .wanted = 1, .unit_layers = unit_layers,
+	};
+
+	read.request.buffer = rig_buffer(record->sizes.record_bytes);
+	read.request.progress_wanted = &read.wanted;
+	memset(read.request.buffer, 0xee, record->sizes.record_bytes);
+	assert_int_equal(kvci_tier_submit(store->rig.tier, &read.request), KVC_OK);
+	rig_wait(&store->rig, &read.done);
+	assert_int_equal(read.status, KVC_OK);
+	assert_int_equal(read.sections, form->layer_count);
+	assert_int_equal(kvci_record_checksum(read.request.buffer), read.request.entry.record_checksum);
+	kvci_free(read.request.buffer);
+}
+
 static void test_coded__units_over_layers__as_the_codec_gives_them(void **state)
 {
 	static const struct {
@@ -247,6 +301,7 @@ static void test_coded__units_over_layers__as_the_codec_gives_them(void **state)
 		assert_true(entry.place.length_4k * 2 < entry.raw_length_4k);
 		assert_int_equal(rig_read(&store->rig, back, &entry, 0), KVC_OK);
 		assert_int_equal(check_as_codec(&record, &form, back), cases[i].units);
+		check_by_section(&record, &form, &entry, back, cases[i].units == 3 ? 3 : 1);
 		target.profile_id++; /* another one than the record names */
 		assert_int_equal(rig_read(&store->rig, back, &entry, 0), KVC_MISS);
 		target.profile_id--;
