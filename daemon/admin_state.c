@@ -196,12 +196,13 @@ static json_t *state_coding(const struct kvci_core *core)
 {
 	struct kvci_coded_figures figures;
 	struct kvci_cache_totals totals;
-	json_t *object = json_object();
+	json_t *object = json_object(), *codecs = json_array();
 
 	kvci_coded_figures(core->coded, &figures);
 	kvci_cache_totals(core->cache, &totals);
 	admin_set_text(object, "mode", kvci_coded_mode_name(figures.mode));
 	admin_set_text(object, "choice", figures.choice);
+	admin_set_text(object, "choice_profiled", figures.choice_profiled);
 	admin_set_text(object, "why", figures.why);
 	admin_set_uint(object, "raw_bytes", totals.disk_raw_bytes);
 	admin_set_uint(object, "stored_bytes", totals.disk_stored_bytes);
@@ -212,6 +213,20 @@ static json_t *state_coding(const struct kvci_core *core)
 	admin_set_uint(object, "device_bytes_per_s", figures.device_bytes_per_s);
 	admin_set_bool(object, "device_measured", figures.device_measured);
 	admin_set_uint(object, "threads", figures.thread_count);
+	for (uint32_t i = 0; i < figures.codec_count; i++) {
+		const struct kvci_coded_codec *codec = &figures.codecs[i];
+		json_t *one = json_object();
+
+		admin_set_text(one, "codec", codec->name);
+		admin_set_uint(one, "encode_bytes_per_s", codec->encode_bytes_per_s);
+		admin_set_uint(one, "decode_bytes_per_s", codec->decode_bytes_per_s);
+		admin_set_real(one, "stored_share", codec->stored_share);
+		admin_set_real(one, "load_of_raw", codec->relative);
+		admin_set_bool(one, "judged", codec->judged);
+		admin_set_bool(one, "used", !codec->refused);
+		json_array_append_new(codecs, one);
+	}
+	json_object_set_new(object, "codecs", codecs);
 	admin_set_uint(object, "waiting", figures.waiting);
 	admin_set_uint(object, "profiles", kvci_coding_profile_count(core->coding));
 	return object;

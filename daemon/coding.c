@@ -103,16 +103,15 @@ static void coding_choose_kl(double kl, const struct kvc_profile *profile, struc
 	const struct kvc_profile *own = profile != NULL && profile->model[0] != '\0' ? profile : NULL;
 	const char *wrong;
 
-	for (size_t i = 0; i < sizeof(kvci_kl_table) / sizeof(kvci_kl_table[0]); i++) {
+	for (size_t i = 0; i < sizeof(kvci_kl_table) / sizeof(kvci_kl_table[0]) && target->option_count < KVCI_CODED_OPTIONS_MAX; i++) {
 		const struct kvci_kl_row *row = &kvci_kl_table[i];
+		struct kvci_coded_option *option = &target->options[target->option_count];
 
-		if (row->max_kl > kl || (row->needs_profile && own == NULL) ||
-		    kvc_codec_spec_parse(row->spec, &target->codec, &target->params, &wrong) != KVC_OK)
-			continue;
-		if (!row->needs_profile || coding_profile_serves(own, target->codec))
-			return;
+		if (row->max_kl <= kl && (!row->needs_profile || own != NULL) &&
+		    kvc_codec_spec_parse(row->spec, &option->codec, &option->params, &wrong) == KVC_OK &&
+		    (!row->needs_profile || coding_profile_serves(own, option->codec)))
+			target->option_count++;
 	}
-	target->codec = NULL;
 }
 
 void kvci_coding_choose(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
@@ -123,18 +122,23 @@ void kvci_coding_choose(const struct kvci_coding *coding, const struct kvci_spac
 	double kl;
 
 	ret_target->codec = NULL;
-	if (wish == NULL || wish[0] == '\0')
-		return;
+	ret_target->option_count = 0;
 	profile = kvci_coding_profile_for(coding, space, form, &refused);
-	if (coding_parse_kl(wish, &kl))
-		coding_choose_kl(kl, space->adapter[0] == '\0' ? profile : NULL, ret_target); /* an adapter's KV is not the model's */
-	else if (kvc_codec_spec_parse(wish, &ret_target->codec, &ret_target->params, &wrong) != KVC_OK)
-		ret_target->codec = NULL; /* of a build that had more codecs */
-	if (ret_target->codec == NULL)
-		return;
 	ret_target->profile = profile;
 	ret_target->profile_id = profile != NULL ? kvci_profile_id(profile) : 0;
-	if (profile == NULL && refused != NULL && ret_target->codec->needs_profile)
+	if (profile != NULL && profile->model[0] != '\0' && profile->exponents != NULL) {
+		ret_target->tables = profile;
+		ret_target->tables_id = ret_target->profile_id;
+	}
+	if (wish == NULL || wish[0] == '\0')
+		return;
+	if (coding_parse_kl(wish, &kl)) {
+		coding_choose_kl(kl, space->adapter[0] == '\0' ? profile : NULL, ret_target); /* an adapter's KV is not the model's */
+		return;
+	}
+	if (kvc_codec_spec_parse(wish, &ret_target->codec, &ret_target->params, &wrong) != KVC_OK)
+		ret_target->codec = NULL; /* of a build that had more codecs */
+	if (ret_target->codec != NULL && profile == NULL && refused != NULL && ret_target->codec->needs_profile)
 		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "coding", "%s needs a profile of model %.64s: %016llx is of another, %.64s, and is not used for it",
 		                 ret_target->codec->name, space->model, (unsigned long long)kvci_profile_id(refused), refused->model);
 }
@@ -143,13 +147,14 @@ bool kvci_coding_allows(const struct kvci_coding *coding, const struct kvci_spac
                         const struct kvci_coded_target *target, bool again)
 {
 	struct kvci_coded_target allowed = {0};
-	double kl;
 
 	if (target->codec == NULL || target->codec->lossless)
 		return true;
 	kvci_coding_choose(coding, space, form, &allowed);
-	return allowed.codec == target->codec && (memcmp(&allowed.params, &target->params, sizeof(allowed.params)) == 0 ||
-	                                          (again && !coding_parse_kl(space->codec, &kl)));
+	for (uint32_t i = 0; i < allowed.option_count; i++)
+		if (allowed.options[i].codec == target->codec && memcmp(&allowed.options[i].params, &target->params, sizeof(target->params)) == 0)
+			return true;
+	return allowed.codec == target->codec && (again || memcmp(&allowed.params, &target->params, sizeof(allowed.params)) == 0);
 }
 
 /* ---- profiles ---- */
@@ -342,9 +347,9 @@ static void coding_describe(void *context, const struct kvc_tier_entry *entry, b
 	ret_target->hurry = totals.write_queue_bytes > core->sizes.write_queue_bytes / 2;
 }
 
-static void coding_chosen(void *context, const char *codec, const char *text)
+static void coding_chosen(void *context, const char *codec, bool used, const char *text)
 {
-	kvci_log(KVCI_LOG_INFO, "coding", "lossless records are written %s from now on: %s", codec, text);
+	kvci_log(KVCI_LOG_INFO, "coding", "%s is %s from now on: %s", codec, used ? "used" : "not used", text);
 }
 
 void kvci_coding_env(struct kvci_coding *coding, struct kvci_coded_env *ret_env)

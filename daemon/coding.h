@@ -24,7 +24,7 @@ const struct kvc_profile *kvci_coding_profile_at(const struct kvci_coding *codin
 
 /* A space's field `codec`: "" (lossless), a codec spec, or max_kl=NUMBER. INVALID or NOT_FOUND: `error` says what is wrong with it. */
 kvc_status_t kvci_coding_check(const char *wish, char *error, size_t room);
-/* What the space allows its blocks of a form: *ret_codec NULL when lossless as configured is all. Sets codec, params, profile and its id. */
+/* What the space allows its blocks of a form: sets codec and params where it names one, else options where it bounds the loss; profile and tables. */
 void kvci_coding_choose(const struct kvci_coding *coding, const struct kvci_space *space, const struct kvc_form *form,
                         struct kvci_coded_target *ret_target);
 /* The profile for blocks of the space and form: the model's own, else one that does not say of which model it is; NULL: there is none. Then *ret_refused (may

@@ -174,6 +174,16 @@ static void core_refresh_coded(struct kvci_core *core)
 	kvci_stat_set(out, KVCI_STAT_CODED_PROFILE_MISSING, figures.profile_missing);
 	kvci_stat_set(out, KVCI_STAT_CODED_BUFFER_BYTES, figures.buffer_bytes);
 	kvci_stat_set(out, KVCI_STAT_CODED_SPLIT_CHOSEN, figures.mode == KVCI_CODED_SPLIT || strcmp(figures.choice, "split") == 0);
+	kvci_stat_set(out, KVCI_STAT_CODED_PROFILE_CHOSEN, strcmp(figures.choice_profiled, "split+profile") == 0);
+	kvci_stat_set(out, KVCI_STAT_CODED_DEVICE_BYTES_PER_S, figures.device_bytes_per_s);
+	for (uint32_t i = 0; i < figures.codec_count; i++) {
+		uint64_t permille = (uint64_t)(figures.codecs[i].relative * 1000 + 0.5);
+
+		if (strcmp(figures.codecs[i].name, "split") == 0)
+			kvci_stat_set(out, KVCI_STAT_CODED_SPLIT_LOAD_PERMILLE, permille);
+		else if (strcmp(figures.codecs[i].name, "split+profile") == 0)
+			kvci_stat_set(out, KVCI_STAT_CODED_PROFILE_LOAD_PERMILLE, permille);
+	}
 }
 
 static void core_refresh_disk(struct kvci_core *core)

@@ -38,12 +38,14 @@ const char *kvci_coded_mode_name(enum kvci_coded_mode mode)
 
 static void coded_decide(struct coded_tier *tier)
 {
+	uint16_t id = coded_choice_decide(&tier->choice);
+	const struct kvc_codec_ops *codec = id != KVC_CODEC_RAW ? kvc_codec_by_id(id) : NULL;
 	char why[sizeof(tier->figures.why)];
 
-	if (!coded_choice_decide(&tier->choice) || tier->env.chosen == NULL)
+	if (codec == NULL || tier->env.chosen == NULL)
 		return;
 	coded_choice_why(&tier->choice, why, sizeof(why));
-	tier->env.chosen(tier->env.context, tier->choice.split ? "split" : "raw", why);
+	tier->env.chosen(tier->env.context, codec->name, !tier->choice.codecs[id].refused, why);
 }
 
 static kvc_status_t coded_submit_below(struct coded_node *node)
@@ -83,10 +85,14 @@ static void encode_run(struct kvci_job *job)
 {
 	struct coded_node *node = ((struct coded_job *)job)->node;
 	unsigned scratch = coded_scratch_take(node->tier);
-	uint64_t begin_ns = kvci_clock_ns();
+	uint64_t begin_ns;
 
-	node->status = kvci_pack_encode(&node->pack, node->outer->buffer, node->buffer, &node->tier->scratches[scratch], &node->coded_bytes,
-	                                &node->lossy);
+	if (node->try_pack.codec != NULL)
+		coded_try_record(&node->try_pack, node->outer->buffer, node->buffer, &node->tier->scratches[scratch], &node->try_result);
+	begin_ns = kvci_clock_ns();
+	node->coded_bytes = 0;
+	node->status = node->pack.codec == NULL ? KVC_OK : kvci_pack_encode(&node->pack, node->outer->buffer, node->buffer,
+	                                                                    &node->tier->scratches[scratch], &node->coded_bytes, &node->lossy);
 	node->ns = kvci_clock_ns() - begin_ns;
 	coded_scratch_give(node->tier, scratch);
 }
@@ -113,12 +119,18 @@ static void encode_done(struct kvci_job *job)
 	tier->jobs_out--;
 	tier->encoding--;
 	tier->figures.encode_ns += node->ns;
+	if (node->try_pack.codec != NULL) {
+		tier->trying = false;
+		coded_choice_tried(&tier->choice, node->try_pack.codec->id, &node->try_result);
+		node->try_pack.codec = NULL;
+		coded_decide(tier);
+	}
 	if (tier->closing) {
 		coded_node_end(node, KVC_CANCELED);
 		return;
 	}
 	if (node->status == KVC_OK && bytes != 0) {
-		coded_choice_encoded(&tier->choice, node->pack.sizes.record_bytes, bytes, node->ns);
+		coded_choice_encoded(&tier->choice, node->pack.codec->id, node->pack.sizes.record_bytes, bytes, node->ns);
 		coded_decide(tier);
 		node->request.buffer = node->buffer;
 		node->request.flags |= KVC_TIER_CODED;
@@ -133,58 +145,44 @@ static void encode_done(struct kvci_job *job)
 	coded_write_below(node);
 }
 
-static const struct kvc_codec_ops *coded_lossless(const struct coded_tier *tier, const struct kvc_form *form)
-{
-	static const uint16_t ids[] = {
-		[KVCI_CODED_RAW] = KVC_CODEC_RAW, [KVCI_CODED_SPLIT] = KVC_CODEC_SPLIT, [KVCI_CODED_ZSTD] = KVC_CODEC_ZSTD,
-		[KVCI_CODED_LZ4] = KVC_CODEC_LZ4,
-	};
-	enum kvci_coded_mode mode = tier->env.mode;
-
-	if (mode == KVCI_CODED_AUTO)
-		mode = tier->choice.split ? KVCI_CODED_SPLIT : KVCI_CODED_RAW;
-	if (mode == KVCI_CODED_SPLIT && (form->dtype == KVC_DTYPE_I8 || form->dtype == KVC_DTYPE_OPAQUE8))
-		mode = KVCI_CODED_RAW;
-	return mode == KVCI_CODED_RAW ? NULL : kvc_codec_by_id(ids[mode]);
-}
-
 /* Whether, and how, a record is to be packed. */
-static bool coded_wants(struct coded_tier *tier, const struct kvc_tier_request *request, struct kvci_pack *ret_pack)
+static bool coded_wants(struct coded_node *node)
 {
+	struct coded_tier *tier = node->tier;
+	const struct kvc_tier_request *request = node->outer;
+	struct kvci_pack *pack = &node->pack;
 	struct kvci_coded_target target = {0};
-	const struct kvc_codec_ops *codec;
 
 	if (tier->env.describe == NULL || (request->flags & KVC_TIER_CODED) != 0)
 		return false;
 	tier->env.describe(tier->env.context, &request->entry, true, &target);
-	if (target.form.struct_bytes == 0 || kvc_form_sizes(&target.form, &ret_pack->sizes, NULL) != KVC_OK ||
-	    ret_pack->sizes.record_bytes != (uint64_t)request->entry.raw_length_4k * KVCI_RECORD_ALIGN_BYTES)
+	if (target.form.struct_bytes == 0 || kvc_form_sizes(&target.form, &pack->sizes, NULL) != KVC_OK ||
+	    pack->sizes.record_bytes != (uint64_t)request->entry.raw_length_4k * KVCI_RECORD_ALIGN_BYTES)
 		return false;
-	codec = target.codec;
-	if (codec == NULL || (codec->needs_profile && target.profile == NULL)) {
-		codec = coded_lossless(tier, &target.form);
-		target.params = codec != NULL ? codec->defaults : target.params;
-	}
-	if (codec == NULL || codec->id == KVC_CODEC_RAW)
-		return false;
+	pack->form = target.form;
+	pack->record_checksum = request->entry.record_checksum;
+	coded_pick(node, &target);
 	if (target.hurry) {
-		tier->figures.hurried_writes++;
+		tier->figures.hurried_writes += pack->codec != NULL;
 		return false;
 	}
-	ret_pack->form = target.form;
-	ret_pack->codec = codec;
-	ret_pack->params = target.params;
-	ret_pack->profile = target.profile;
-	ret_pack->profile_id = target.profile_id;
-	ret_pack->record_checksum = request->entry.record_checksum;
 	if (target.scores != NULL) {
 		size_t bytes = (size_t)target.form.block_tokens * target.form.kv_heads;
 
-		ret_pack->scores = kvci_alloc(bytes); /* none then */
-		if (ret_pack->scores != NULL)
-			memcpy(ret_pack->scores, target.scores, bytes);
+		pack->scores = kvci_alloc(bytes); /* none then */
+		if (pack->scores != NULL)
+			memcpy(pack->scores, target.scores, bytes);
+		node->try_pack.scores = pack->scores;
 	}
-	return true;
+	return pack->codec != NULL || node->try_pack.codec != NULL;
+}
+
+static size_t encode_room(const struct coded_node *node)
+{
+	size_t room = node->pack.codec != NULL ? kvci_pack_room(&node->pack) : 0;
+	size_t try_room = node->try_pack.codec != NULL ? kvci_pack_room(&node->try_pack) : 0;
+
+	return room > try_room ? room : try_room;
 }
 
 static bool encode_start(struct coded_node *node)
@@ -194,7 +192,7 @@ static bool encode_start(struct coded_node *node)
 
 	if (tier->encoding >= most || tier->write_buffers >= CODED_BUFFERS_MAX / 2)
 		return false;
-	node->buffer = coded_buffer_get(tier, kvci_pack_room(&node->pack), &node->buffer_bytes);
+	node->buffer = coded_buffer_get(tier, encode_room(node), &node->buffer_bytes);
 	if (node->buffer == NULL)
 		return false;
 	tier->write_buffers++;
@@ -292,7 +290,7 @@ static void decode_done(struct kvci_job *job)
 		tier->figures.coded_reads++;
 		tier->figures.coded_read_raw_bytes += node->pack.sizes.record_bytes;
 		tier->figures.coded_read_bytes += (uint64_t)entry->place.length_4k * KVCI_RECORD_ALIGN_BYTES;
-		coded_choice_decoded(&tier->choice, node->pack.sizes.record_bytes, node->ns);
+		coded_choice_decoded(&tier->choice, node->codec_id, node->pack.sizes.record_bytes, node->ns);
 		coded_decide(tier);
 		if ((node->header->flags & KVCI_RECORD_LOSSY) != 0) {
 			entry->record_checksum = node->seal;
@@ -344,6 +342,9 @@ static kvc_status_t decode_start(struct coded_node *node)
 	}
 	if (!decode_head(node))
 		return KVC_CORRUPT;
+	node->codec_id = KVC_CODEC_RAW;
+	for (uint32_t i = 0; i < count && node->codec_id == KVC_CODEC_RAW; i++)
+		node->codec_id = node->sections[i].codec_k != 0 ? node->sections[i].codec_k : node->sections[i].codec_v;
 	jobs = jobs > count ? count : jobs;
 	node->section = 0;
 	node->status = KVC_OK;
@@ -491,7 +492,7 @@ static kvc_status_t coded_write(struct coded_node *node)
 {
 	struct coded_tier *tier = node->tier;
 
-	if (!coded_wants(tier, node->outer, &node->pack)) {
+	if (!coded_wants(node)) {
 		kvc_status_t status = coded_pass(node);
 
 		tier->figures.raw_writes += status == KVC_OK;
@@ -531,12 +532,7 @@ static void coded_tried(struct kvci_job *job)
 	struct coded_tier *tier = (struct coded_tier *)((char *)job - offsetof(struct coded_tier, try_job));
 
 	tier->jobs_out--;
-	if (tier->try_bytes == 0)
-		return;
-	if (tier->choice.encode_rate == 0)
-		tier->choice.encode_rate = (double)tier->try_bytes * 1e9 / (double)tier->try_encode_ns;
-	if (tier->choice.decode_rate == 0)
-		tier->choice.decode_rate = (double)tier->try_bytes * 1e9 / (double)tier->try_decode_ns;
+	coded_choice_tried(&tier->choice, KVC_CODEC_SPLIT, &tier->try_result);
 	coded_decide(tier);
 }
 
@@ -544,7 +540,7 @@ static void coded_try_run(struct kvci_job *job)
 {
 	struct coded_tier *tier = (struct coded_tier *)((char *)job - offsetof(struct coded_tier, try_job));
 
-	coded_choice_try(&tier->try_bytes, &tier->try_encode_ns, &tier->try_decode_ns);
+	coded_try_made(&tier->try_result);
 }
 
 static kvc_status_t coded_open(const struct kvc_tier_option *options, struct kvc_tier **ret_tier, char **ret_error)
@@ -721,18 +717,32 @@ void kvci_coded_figures(const struct kvc_tier *base, struct kvci_coded_figures *
 
 	*ret_figures = tier->figures;
 	ret_figures->waiting = tier->reads.count + tier->writes.count + tier->coded.count;
-	ret_figures->encode_bytes_per_s = (uint64_t)choice->encode_rate;
-	ret_figures->decode_bytes_per_s = (uint64_t)choice->decode_rate;
+	ret_figures->encode_bytes_per_s = (uint64_t)choice->codecs[KVC_CODEC_SPLIT].encode_rate;
+	ret_figures->decode_bytes_per_s = (uint64_t)choice->codecs[KVC_CODEC_SPLIT].decode_rate;
 	ret_figures->device_bytes_per_s = (uint64_t)coded_choice_device(choice);
 	ret_figures->device_measured = choice->read_rate != 0;
-	ret_figures->ratio = 1 / choice->stored_share;
 	ret_figures->thread_count = choice->thread_count;
 	ret_figures->mode = tier->env.mode;
-	ret_figures->choice = tier->env.mode != KVCI_CODED_AUTO ? kvci_coded_mode_name(tier->env.mode) : choice->split ? "split" : "raw";
-	if (tier->env.mode == KVCI_CODED_AUTO)
+	ret_figures->choice = tier->env.mode != KVCI_CODED_AUTO               ? kvci_coded_mode_name(tier->env.mode)
+	                      : choice->codecs[KVC_CODEC_SPLIT].refused ? "raw"
+	                                                                : "split";
+	ret_figures->choice_profiled = !choice->codecs[KVC_CODEC_SPLIT_PROFILE].judged   ? ""
+	                               : choice->codecs[KVC_CODEC_SPLIT_PROFILE].refused ? ret_figures->choice
+	                                                                                 : "split+profile";
+	if (tier->env.mode == KVCI_CODED_AUTO || coded_choice_judges(choice))
 		coded_choice_why(choice, ret_figures->why, sizeof(ret_figures->why));
-	else
-		ret_figures->why[0] = '\0';
+	ret_figures->codec_count = 0;
+	for (uint16_t id = 1; id < CODED_CODECS; id++) {
+		const struct coded_rates *rates = &choice->codecs[id];
+		const struct kvc_codec_ops *codec = rates->encode_rate != 0 || rates->decode_rate != 0 || rates->judged ? kvc_codec_by_id(id) : NULL;
+
+		if (codec != NULL)
+			ret_figures->codecs[ret_figures->codec_count++] = (struct kvci_coded_codec){
+				.name = codec->name, .encode_bytes_per_s = (uint64_t)rates->encode_rate, .decode_bytes_per_s = (uint64_t)rates->decode_rate,
+				.stored_share = rates->stored_share, .relative = coded_choice_relative(choice, id), .judged = rates->judged,
+				.refused = rates->refused,
+			};
+	}
 }
 
 const struct kvc_tier_ops kvc_tier_coded_ops = {

@@ -17,13 +17,20 @@
 
 /* What is done without a wish of the space's. */
 enum kvci_coded_mode {
-	KVCI_CODED_AUTO, /* split, unless that would make a load slower than 1.1 of raw on this device and machine */
+	KVCI_CODED_AUTO, /* split+profile, else split, unless that would make a load slower than 1.1 of raw on this device and machine */
 	KVCI_CODED_RAW,
 	KVCI_CODED_SPLIT,
 	KVCI_CODED_ZSTD,
 	KVCI_CODED_LZ4,
 };
 const char *kvci_coded_mode_name(enum kvci_coded_mode mode);
+
+enum { KVCI_CODED_OPTIONS_MAX = 16 };
+
+struct kvci_coded_option {
+	const struct kvc_codec_ops *codec;
+	struct kvc_codec_params params;
+};
 
 /* What the owner knows of a record. */
 struct kvci_coded_target {
@@ -33,6 +40,13 @@ struct kvci_coded_target {
 	struct kvc_codec_params params;
 	const struct kvc_profile *profile; /* what the codec needs; stays until close */
 	uint64_t profile_id;
+	/* WRITE: what the space allows besides, best packing first: of these the first, with auto the first that makes no load
+	 * slower than 1.1 of raw. Codec is NULL then. */
+	struct kvci_coded_option options[KVCI_CODED_OPTIONS_MAX];
+	uint32_t option_count;
+	/* WRITE: what auto may use for split+profile; NULL: none. */
+	const struct kvc_profile *tables;
+	uint64_t tables_id;
 	const uint8_t *scores; /* WRITE: retention scores, [tokens][kv_heads] of the form, copied at once; NULL: none */
 	bool hurry; /* WRITE: the queue above is long: no time for codecs */
 };
@@ -43,8 +57,8 @@ struct kvci_coded_env {
 	void (*describe)(void *context, const struct kvc_tier_entry *entry, bool write, struct kvci_coded_target *ret_target);
 	/* The profile that a record names; NULL: it is not here (the read is a MISS). */
 	const struct kvc_profile *(*profile)(void *context, uint64_t profile_id);
-	/* What auto chooses has changed; text: why, one line. */
-	void (*chosen)(void *context, const char *codec, const char *text);
+	/* Whether this codec may be chosen has changed; text: why, one line. */
+	void (*chosen)(void *context, const char *codec, bool used, const char *text);
 	enum kvci_coded_mode mode;
 	unsigned thread_count;  /* 0: as many as there are cores, at most 8 */
 	uint64_t buffer_bytes;  /* limit of the I/O buffers together, but one is always given; 0: 256 MiB */
@@ -52,6 +66,15 @@ struct kvci_coded_env {
 
 /* Puts the tier over `below`, which belongs to it from then on (also close). On error `below` stays the caller's. */
 kvc_status_t kvci_coded_wrap(struct kvc_tier *below, const struct kvci_coded_env *env, struct kvc_tier **ret_tier);
+
+/* What is known of a codec. relative: the time of a load of its records in that of raw ones. 0: not known. */
+struct kvci_coded_codec {
+	const char *name;
+	uint64_t encode_bytes_per_s, decode_bytes_per_s;
+	double stored_share, relative;
+	bool judged;  /* whether it is used is decided by that; others are used where they were asked for by name */
+	bool refused; /* for now */
+};
 
 /* Since the start. Speeds are of one thread, in raw bytes a second, and recent; 0: not known yet. */
 struct kvci_coded_figures {
@@ -62,13 +85,16 @@ struct kvci_coded_figures {
 	uint64_t profile_missing;                                        /* reads that missed for want of a profile */
 	uint64_t encode_ns, decode_ns;                                   /* of all threads */
 	uint64_t waiting, buffer_bytes;                                  /* at present */
-	uint64_t encode_bytes_per_s, decode_bytes_per_s, device_bytes_per_s;
+	uint64_t encode_bytes_per_s, decode_bytes_per_s; /* of split */
+	uint64_t device_bytes_per_s;
 	bool device_measured;   /* device_bytes_per_s is of reads; else of writes, or a guess */
-	double ratio;           /* recent, raw over stored */
+	struct kvci_coded_codec codecs[KVCI_CODED_OPTIONS_MAX];
+	uint32_t codec_count;
 	uint32_t thread_count;
 	enum kvci_coded_mode mode;
-	const char *choice;     /* the codec for lossless records at present */
-	char why[192];
+	const char *choice;          /* the codec for lossless records at present */
+	const char *choice_profiled; /* the same where there is a profile for them; "": none was yet */
+	char why[512];
 };
 void kvci_coded_figures(const struct kvc_tier *tier, struct kvci_coded_figures *ret_figures);
 

@@ -4,6 +4,8 @@
  *
  *   coded.c   the table: submit, poll, close; jobs     nodes.c  nodes, queues, buffers
  *   pack.c    records to coded ones and back           choose.c what auto chooses, and why
+ *   try.c     codecs tried, so that their speeds are known
+ *   pick.c    the codec of a record
  */
 #ifndef KVCI_CODED_INTERNAL_H
 #define KVCI_CODED_INTERNAL_H
@@ -25,33 +27,63 @@ enum {
 
 /* ---- choose.c ---- */
 
+enum { CODED_CODECS = 16 }; /* numbers that are judged; codecs beyond are not */
+
+/* What was measured of a codec. Raw bytes a second of one thread; 0: not known. */
+struct coded_rates {
+	double encode_rate, decode_rate;
+	double stored_share;  /* stored over raw; 0: not known */
+	bool judged;          /* it was there to be chosen: whether it is may change */
+	bool refused;         /* a load would take too long by it */
+	bool tried;
+	uint32_t passed_over; /* records that it was not chosen for since it was tried */
+};
+
 /* What auto decides by. Owner thread. */
 struct coded_choice {
 	enum kvci_coded_mode mode;
-	bool split; /* at present */
 	unsigned thread_count;
-	/* Bytes a second; 0: not known. Raw bytes for codecs. */
-	double read_rate, write_rate, encode_rate, decode_rate;
-	double stored_share; /* stored over raw */
+	double read_rate, write_rate; /* of the device, bytes a second; 0: not known */
+	struct coded_rates codecs[CODED_CODECS];
 	/* The device is busy with reads (and writes): since when, and what came. */
 	uint32_t in_flight[2];
 	uint64_t busy_since_ns[2], busy_bytes[2];
+};
+
+/* What trying a codec gave. */
+struct coded_try {
+	uint64_t encode_raw_bytes, stored_bytes, encode_ns;
+	uint64_t decode_raw_bytes, decode_ns; /* 0: nothing came of it */
 };
 
 void coded_choice_init(struct coded_choice *choice, enum kvci_coded_mode mode, unsigned thread_count);
 /* A request of the device begins and ends. */
 void coded_choice_begin(struct coded_choice *choice, bool write, uint64_t now_ns);
 void coded_choice_end(struct coded_choice *choice, bool write, uint64_t bytes, bool worked, uint64_t now_ns);
-/* Threads coded or decoded raw_bytes in ns. */
-void coded_choice_encoded(struct coded_choice *choice, uint64_t raw_bytes, uint64_t stored_bytes, uint64_t ns);
-void coded_choice_decoded(struct coded_choice *choice, uint64_t raw_bytes, uint64_t ns);
-/* Decides anew. True: it changed. */
-bool coded_choice_decide(struct coded_choice *choice);
+/* A thread coded or decoded raw_bytes in ns. */
+void coded_choice_encoded(struct coded_choice *choice, uint16_t codec, uint64_t raw_bytes, uint64_t stored_bytes, uint64_t ns);
+void coded_choice_decoded(struct coded_choice *choice, uint16_t codec, uint64_t raw_bytes, uint64_t ns);
+void coded_choice_tried(struct coded_choice *choice, uint16_t codec, const struct coded_try *result);
+/* May a record be written by it? One that is not known yet may. *ret_try (may be NULL): it should be tried with this record first, because its speed is not
+ * known, or was too low for long. */
+bool coded_choice_offer(struct coded_choice *choice, uint16_t codec, bool *ret_try);
+/* Decides anew. What changed: a codec's number; KVC_CODEC_RAW: nothing. */
+uint16_t coded_choice_decide(struct coded_choice *choice);
 double coded_choice_device(const struct coded_choice *choice);
+/* Time of a load of records by this codec, in that of raw ones; 0: not known. */
+double coded_choice_relative(const struct coded_choice *choice, uint16_t codec);
+/* Was any codec there to be chosen? */
+bool coded_choice_judges(const struct coded_choice *choice);
 /* The numbers behind it, one line. */
 void coded_choice_why(const struct coded_choice *choice, char *text, size_t room);
-/* Codes and decodes a little on this thread, so that speeds are known before there is work. */
-void coded_choice_try(uint64_t *ret_raw_bytes, uint64_t *ret_encode_ns, uint64_t *ret_decode_ns);
+
+/* ---- try.c ---- */
+
+/* split, with a little that is made up, so that its speeds are known before there is work. */
+void coded_try_made(struct coded_try *ret_result);
+/* A codec with a record; `room` has kvci_pack_room bytes, what is in it then is of no use. */
+void coded_try_record(const struct kvci_pack *pack, const void *record, void *room, struct kvci_pack_scratch *scratch,
+                      struct coded_try *ret_result);
 
 /* ---- the tier, and requests in it ---- */
 
@@ -74,6 +106,9 @@ struct coded_node {
 	struct kvci_pack pack;
 	size_t coded_bytes;
 	bool lossy;
+	struct kvci_pack try_pack; /* codec not NULL: to be tried with this record first; scores are pack's */
+	struct coded_try try_result;
+	uint16_t codec_id;         /* decode: of the first section that is coded */
 	/* decode */
 	const struct kvci_record_header *header;
 	const struct kvci_section_entry *sections;
@@ -122,8 +157,14 @@ struct coded_tier {
 	struct kvci_pack_scratch scratches[CODED_THREADS_MAX];
 	bool scratch_used[CODED_THREADS_MAX];
 	struct kvci_job try_job;
-	uint64_t try_bytes, try_encode_ns, try_decode_ns;
+	struct coded_try try_result;
+	bool trying; /* a record's node does, too: one at a time */
 };
+
+/* ---- pick.c ---- */
+
+/* Sets codec, params and profile of node->pack (codec NULL: raw), and try_pack if a codec should be tried. */
+void coded_pick(struct coded_node *node, const struct kvci_coded_target *target);
 
 /* ---- nodes.c ---- */
 

@@ -52,6 +52,7 @@ struct coded_node *coded_node_get(struct coded_tier *tier, struct kvc_tier_reque
 	node->outer = outer;
 	node->tier = tier;
 	node->buffer = NULL;
+	node->try_pack.codec = NULL;
 	return node;
 }
 
@@ -124,6 +125,8 @@ void coded_node_release(struct coded_node *node)
 void coded_node_put(struct coded_node *node)
 {
 	coded_node_release(node);
+	if (node->try_pack.codec != NULL) /* it never came to that */
+		node->tier->trying = false;
 	kvci_free(node->pack.scores);
 	node->pack.scores = NULL;
 	node->next = node->tier->idle;

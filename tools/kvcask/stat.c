@@ -44,19 +44,26 @@ static void stat_print_head(const json_t *answer)
 static void stat_print_coding(const json_t *answer)
 {
 	const json_t *coding = tool_at(answer, "coding");
-	uint64_t saved = tool_u64(coding, "saved_bytes");
+	const char *choice = tool_text(coding, "choice"), *profiled = tool_text(coding, "choice_profiled");
+	json_t *codec;
+	size_t i;
 
 	if (coding == NULL)
 		return;
-	print_pair("  codec", "%s%s: %s saved on disk (%s as %s, %.2fx)", tool_text(coding, "choice"),
-	           strcmp(tool_text(coding, "mode"), "auto") == 0 ? ", chosen" : "", print_bytes(saved), print_bytes(tool_u64(coding, "raw_bytes")),
+	print_pair("  codec", "%s%s: %s saved on disk (%s as %s, %.2fx)", choice, strcmp(tool_text(coding, "mode"), "auto") == 0 ? ", chosen" : "",
+	           print_bytes(tool_u64(coding, "saved_bytes")), print_bytes(tool_u64(coding, "raw_bytes")),
 	           print_bytes(tool_u64(coding, "stored_bytes")), tool_real(coding, "ratio"));
+	if (profiled[0] != '\0' && strcmp(profiled, choice) != 0)
+		print_pair("  with profile", "%s, chosen where the space's model has a profile", profiled);
 	if (tool_text(coding, "why")[0] != '\0')
 		print_pair("  because", "%s", tool_text(coding, "why"));
-	print_pair("  speed", "packs %s, unpacks %s on each of %llu threads; %s records packed, %s raw (%s in a hurry)",
-	           print_rate((double)tool_u64(coding, "encode_bytes_per_s")), print_rate((double)tool_u64(coding, "decode_bytes_per_s")),
-	           (unsigned long long)tool_u64(coding, "threads"), print_count(stat_of(answer, "coded_writes")),
+	print_pair("  records", "%s packed, %s raw (%s in a hurry)", print_count(stat_of(answer, "coded_writes")),
 	           print_count(stat_of(answer, "coded_raw_writes")), print_count(stat_of(answer, "coded_hurried_writes")));
+	json_array_foreach((json_t *)(uintptr_t)tool_at(coding, "codecs"), i, codec)
+		print_pair("  speed", "%s packs %s, unpacks %s a thread (%llu threads) to %.2f of the bytes%s", tool_text(codec, "codec"),
+		           print_rate((double)tool_u64(codec, "encode_bytes_per_s")), print_rate((double)tool_u64(codec, "decode_bytes_per_s")),
+		           (unsigned long long)tool_u64(coding, "threads"), tool_real(codec, "stored_share"),
+		           tool_true(codec, "used") ? "" : ": too slow for this device");
 }
 
 static void stat_print_places(const json_t *answer)

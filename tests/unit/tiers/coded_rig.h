@@ -31,7 +31,7 @@ static inline const struct kvc_profile *no_profile(void *context, uint64_t profi
 	return NULL;
 }
 
-static inline void chosen(void *context, const char *codec, const char *text)
+static inline void chosen(void *context, const char *codec, bool used, const char *text)
 {
 	assert_true(text[0] != '\0');
 	chosen_calls++;

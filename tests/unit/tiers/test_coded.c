@@ -378,14 +378,14 @@ static void test_choice__device_against_decoder__never_much_slower_than_raw(void
 
 			coded_choice_init(&choice, KVCI_CODED_AUTO, 2);
 			choice.read_rate = device;
-			choice.decode_rate = decode;
-			choice.stored_share = 0.67;
+			choice.codecs[KVC_CODEC_SPLIT].decode_rate = decode;
+			choice.codecs[KVC_CODEC_SPLIT].stored_share = 0.67;
 			coded_choice_decide(&choice);
 			coded = (read > unpack ? read : unpack) + (read > unpack ? unpack : read) / 8;
 			if (coded > 1.1 * raw)
-				assert_false(choice.split);
+				assert_true(choice.codecs[KVC_CODEC_SPLIT].refused);
 			if (coded < raw)
-				assert_true(choice.split);
+				assert_false(choice.codecs[KVC_CODEC_SPLIT].refused);
 		}
 }
 
@@ -394,9 +394,9 @@ static void test_choice__measured__by_bytes_over_busy_time(void **state)
 	struct coded_choice choice;
 
 	coded_choice_init(&choice, KVCI_CODED_AUTO, 2);
-	assert_true(choice.split);
-	assert_false(coded_choice_decide(&choice)); /* nothing is known */
-	coded_choice_decoded(&choice, 1 << 20, 1000000); /* 1 GB/s a thread */
+	assert_true(coded_choice_offer(&choice, KVC_CODEC_SPLIT, NULL));
+	assert_int_equal(coded_choice_decide(&choice), KVC_CODEC_RAW); /* nothing is known */
+	coded_choice_decoded(&choice, KVC_CODEC_SPLIT, 1 << 20, 1000000); /* 1 GB/s a thread */
 	for (int round = 0; round < 100; round++) { /* two at a time, 32 MiB in 2 ms: 16 GB/s */
 		uint64_t now = 1 + (uint64_t)round * 10 * KVCI_MS;
 
@@ -406,14 +406,91 @@ static void test_choice__measured__by_bytes_over_busy_time(void **state)
 		coded_choice_end(&choice, false, 16 << 20, true, now + 2 * KVCI_MS);
 	}
 	assert_true(choice.read_rate > 16e9 && choice.read_rate < 17e9);
-	assert_true(coded_choice_decide(&choice));
-	assert_false(choice.split);
+	assert_int_equal(coded_choice_decide(&choice), KVC_CODEC_SPLIT);
+	assert_false(coded_choice_offer(&choice, KVC_CODEC_SPLIT, NULL));
 	for (int round = 0; round < 100; round++) { /* it became slow: 160 MB/s */
 		coded_choice_begin(&choice, false, 1);
 		coded_choice_end(&choice, false, 16 << 20, true, 1 + 100 * KVCI_MS);
 	}
-	assert_true(coded_choice_decide(&choice));
-	assert_true(choice.split);
+	assert_int_equal(coded_choice_decide(&choice), KVC_CODEC_SPLIT);
+	assert_true(coded_choice_offer(&choice, KVC_CODEC_SPLIT, NULL));
+}
+
+/* A slow codec of one space says nothing of those of the others. */
+static void test_choice__each_codec__by_its_own_rate(void **state)
+{
+	struct coded_choice choice;
+	char why[512];
+
+	coded_choice_init(&choice, KVCI_CODED_AUTO, 2);
+	choice.read_rate = 1e9;
+	coded_choice_decoded(&choice, KVC_CODEC_SPLIT, 8 << 20, (uint64_t)(8 << 20) / 2); /* 2 GB/s */
+	for (int i = 0; i < 100; i++) {
+		assert_true(coded_choice_offer(&choice, KVC_CODEC_SPLIT, NULL));
+		coded_choice_offer(&choice, KVC_CODEC_ECSQ_PCA, NULL);
+		coded_choice_encoded(&choice, KVC_CODEC_ECSQ_PCA, 8 << 20, 1 << 20, 8 * KVCI_MS);
+		coded_choice_decoded(&choice, KVC_CODEC_ECSQ_PCA, 8 << 20, 80 * KVCI_MS); /* 0.1 GB/s */
+		coded_choice_encoded(&choice, KVC_CODEC_KV4, 8 << 20, 2 << 20, 8 * KVCI_MS); /* by name: nobody judges it */
+		coded_choice_decoded(&choice, KVC_CODEC_KV4, 8 << 20, 80 * KVCI_MS);
+		coded_choice_decide(&choice);
+	}
+	assert_true(choice.codecs[KVC_CODEC_SPLIT].decode_rate == 2e9);
+	assert_true(choice.codecs[KVC_CODEC_SPLIT].stored_share > 0.6);
+	assert_false(coded_choice_offer(&choice, KVC_CODEC_ECSQ_PCA, NULL));
+	assert_false(choice.codecs[KVC_CODEC_KV4].refused);
+	coded_choice_why(&choice, why, sizeof(why));
+	assert_non_null(strstr(why, "split 0.7"));
+	assert_non_null(strstr(why, "ecsq+pca 4.7"));
+	assert_non_null(strstr(why, "too long"));
+	assert_null(strstr(why, "kv4"));
+}
+
+/* Speeds that swing by a tenth, at every mean: what was chosen stays. */
+static void test_choice__rates_swing__does_not_flap(void **state)
+{
+	for (double decode = 0.2e9; decode < 2e9; decode *= 1.01) {
+		struct coded_choice choice;
+		unsigned changes = 0;
+
+		coded_choice_init(&choice, KVCI_CODED_AUTO, 2);
+		choice.read_rate = 1e9;
+		for (int i = 0; i < 400; i++) {
+			double rate = decode * (i % 2 != 0 ? 1.1 : 0.9);
+
+			coded_choice_decoded(&choice, KVC_CODEC_SPLIT, 8 << 20, (uint64_t)((8 << 20) * 1e9 / rate));
+			changes += coded_choice_decide(&choice) != KVC_CODEC_RAW && i > 40; /* by then the average is one */
+		}
+		assert_int_equal(changes, 0);
+	}
+}
+
+static void test_choice__refused__tried_again_and_taken_back(void **state)
+{
+	struct coded_try result = {.encode_raw_bytes = 1 << 20, .stored_bytes = 700 << 10, .encode_ns = KVCI_MS, .decode_raw_bytes = 1 << 20};
+	struct coded_choice choice;
+	unsigned tries = 0;
+	bool try_it;
+
+	coded_choice_init(&choice, KVCI_CODED_AUTO, 2);
+	choice.read_rate = 1e9;
+	assert_true(coded_choice_offer(&choice, KVC_CODEC_SPLIT, &try_it));
+	assert_true(try_it); /* nothing is known of it */
+	assert_true(coded_choice_offer(&choice, KVC_CODEC_SPLIT, &try_it));
+	assert_false(try_it);
+	result.decode_ns = 100 * KVCI_MS; /* in a bad moment */
+	coded_choice_tried(&choice, KVC_CODEC_SPLIT, &result);
+	assert_int_equal(coded_choice_decide(&choice), KVC_CODEC_SPLIT);
+	result.decode_ns = KVCI_MS / 2;
+	for (int i = 0; i < 640 && !coded_choice_offer(&choice, KVC_CODEC_SPLIT, &try_it); i++) {
+		if (!try_it)
+			continue;
+		tries++;
+		coded_choice_tried(&choice, KVC_CODEC_SPLIT, &result);
+		coded_choice_decide(&choice);
+	}
+	assert_true(coded_choice_offer(&choice, KVC_CODEC_SPLIT, &try_it));
+	assert_false(try_it);
+	assert_in_range(tries, 1, 9); /* one of 64 records */
 }
 
 static void test_coded__auto__tries_the_decoder_and_says_why(void **state)
@@ -557,6 +634,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_choice__device_against_decoder__never_much_slower_than_raw),
 		CASE(test_choice__measured__by_bytes_over_busy_time),
+		CASE(test_choice__each_codec__by_its_own_rate),
+		CASE(test_choice__rates_swing__does_not_flap),
+		CASE(test_choice__refused__tried_again_and_taken_back),
 		CASE(test_pack_decode__lies_under_right_checksums__stays_inside),
 		CASE(test_coded__every_form_and_codec__comes_back_to_the_bit),
 		CASE(test_coded__heads_of_many_layers_and_odd_sections__come_back),

@@ -311,6 +311,145 @@ static void test_coded__units_over_layers__as_the_codec_gives_them(void **state)
 	kvci_free(record.bytes);
 }
 
+/* ---- auto, with rates that are set: nothing here depends on how fast this machine is ---- */
+
+static struct coded_choice *auto_choice(void)
+{
+	return &((struct coded_tier *)store->rig.tier)->choice;
+}
+
+static void auto_open(void)
+{
+	struct kvci_coded_figures figures;
+
+	env.mode = KVCI_CODED_AUTO;
+	env.profile = target_profile;
+	store_open();
+	do { /* what it tries at the start is over */
+		rig_poll(&store->rig, 100);
+		kvci_coded_figures(store->rig.tier, &figures);
+	} while (figures.decode_bytes_per_s == 0);
+}
+
+static void auto_set(uint16_t codec, double decode_rate)
+{
+	struct coded_rates *rates = &auto_choice()->codecs[codec];
+
+	*rates = (struct coded_rates){.decode_rate = decode_rate, .encode_rate = 1e9, .stored_share = 0.66, .judged = true, .tried = true, .refused = rates->refused};
+}
+
+static uint16_t auto_write(const struct record *record, uint8_t *back, struct kvc_tier_entry *ret_entry)
+{
+	const struct kvci_record_header *header;
+	const struct kvci_section_entry *sections;
+
+	*ret_entry = record->entry;
+	while (coded_choice_decide(auto_choice()) != KVC_CODEC_RAW)
+		;
+	assert_int_equal(rig_write(&store->rig, record->bytes, ret_entry), KVC_OK);
+	assert_int_equal(rig_read(&store->rig, back, ret_entry, KVC_TIER_STORED), KVC_OK);
+	assert_int_equal(kvci_record_parse(back, (size_t)ret_entry->place.length_4k * 4096, &header, &sections), KVC_OK);
+	return sections[0].codec_k;
+}
+
+static void test_coded__auto_with_a_profile__packs_by_it_while_it_is_fast_enough(void **state)
+{
+	static const struct {
+		double device, profiled, split;
+		uint16_t codec;
+	} cases[] = {
+		{0.1e9, 1e9, 1e9, KVC_CODEC_SPLIT_PROFILE}, {1e9, 0.2e9, 1e9, KVC_CODEC_SPLIT}, {1e9, 0.1e9, 0.1e9, KVC_CODEC_RAW},
+		{20e9, 1e9, 1e9, KVC_CODEC_RAW}, {0.1e9, 0.1e9, 0.1e9, KVC_CODEC_SPLIT_PROFILE},
+	};
+	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_NH, KVC_DTYPE_BF16, 5);
+	struct record record = record_make(&form, 5, false);
+	struct kvc_profile *profile = profile_of(&record, &form, 0);
+	uint8_t *back = rig_buffer(record.sizes.record_bytes);
+	struct kvci_coded_figures figures;
+	struct kvc_tier_entry entry;
+
+	target.form = form;
+	target.tables = target.profile = profile;
+	target.tables_id = target.profile_id = kvci_profile_id(profile);
+	auto_open();
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		auto_set(KVC_CODEC_SPLIT_PROFILE, cases[i].profiled);
+		auto_set(KVC_CODEC_SPLIT, cases[i].split);
+		auto_choice()->read_rate = cases[i].device;
+		assert_int_equal(auto_write(&record, back, &entry), cases[i].codec);
+		kvci_coded_figures(store->rig.tier, &figures);
+		assert_string_equal(figures.choice_profiled, kvc_codec_by_id(cases[i].codec)->name);
+		assert_non_null(strstr(figures.why, "split+profile"));
+		assert_int_equal(rig_read(&store->rig, back, &entry, 0), KVC_OK);
+		assert_true(same_image(&record, back));
+	}
+	target.profile = NULL; /* it was lost */
+	assert_int_equal(rig_read(&store->rig, back, &entry, 0), KVC_MISS);
+	kvci_coded_figures(store->rig.tier, &figures);
+	assert_int_equal(figures.profile_missing, 1);
+	target.profile = profile;
+	assert_int_equal(rig_read(&store->rig, back, &entry, 0), KVC_OK);
+	kvci_profile_free(profile);
+	kvci_free(back);
+	kvci_free(record.bytes);
+}
+
+/* What a space allows, with a bound on the loss: the best of it that is fast enough, else without loss. */
+static void test_coded__auto_with_a_bound__best_option_that_is_fast_enough(void **state)
+{
+	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_NH, KVC_DTYPE_BF16, 5);
+	struct record record = record_make(&form, 5, false);
+	uint8_t *back = rig_buffer(record.sizes.record_bytes);
+	struct kvc_tier_entry entry;
+	const char *wrong;
+
+	target.form = form;
+	assert_int_equal(kvc_codec_spec_parse("kv4", &target.options[0].codec, &target.options[0].params, &wrong), KVC_OK);
+	assert_int_equal(kvc_codec_spec_parse("int8", &target.options[1].codec, &target.options[1].params, &wrong), KVC_OK);
+	target.option_count = 2;
+	auto_open();
+	auto_choice()->read_rate = 1e9;
+	assert_int_equal(auto_write(&record, back, &entry), KVC_CODEC_KV4); /* not known yet: it is tried */
+	assert_true(auto_choice()->codecs[KVC_CODEC_KV4].decode_rate != 0);
+	auto_set(KVC_CODEC_SPLIT, 1e9);
+	auto_set(KVC_CODEC_INT8, 1e9);
+	auto_set(KVC_CODEC_KV4, 0.1e9);
+	assert_int_equal(auto_write(&record, back, &entry), KVC_CODEC_INT8);
+	auto_set(KVC_CODEC_INT8, 0.1e9);
+	assert_int_equal(auto_write(&record, back, &entry), KVC_CODEC_SPLIT);
+	auto_set(KVC_CODEC_KV4, 1e9);
+	assert_int_equal(auto_write(&record, back, &entry), KVC_CODEC_KV4);
+	kvci_free(back);
+	kvci_free(record.bytes);
+}
+
+/* Behind a delay the device cannot be faster than its bytes in that time. */
+static void test_coded__auto_on_a_slow_device__measures_it_and_packs(void **state)
+{
+	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_NH, KVC_DTYPE_BF16, 5);
+	struct record record = record_make(&form, 5, false);
+	uint8_t *back = rig_buffer(record.sizes.record_bytes);
+	struct kvc_tier_entry entry;
+	unsigned calls;
+	char *error = NULL;
+
+	target.form = form;
+	auto_open();
+	auto_set(KVC_CODEC_SPLIT, 20e6); /* of each of three threads */
+	auto_choice()->read_rate = 1e9;
+	assert_int_equal(auto_write(&record, back, &entry), KVC_CODEC_RAW);
+	assert_int_equal(kvci_filter_set(((struct coded_tier *)store->rig.tier)->below, "read:delay=20ms", &error), KVC_OK);
+	calls = chosen_calls;
+	auto_choice()->read_rate = 0;
+	for (int i = 0; i < 3; i++) /* 246 KiB in 20 ms or more: 12 MB/s */
+		assert_int_equal(rig_read(&store->rig, back, &entry, 0), KVC_OK);
+	assert_true(auto_choice()->read_rate > 0 && auto_choice()->read_rate < 13e6);
+	assert_int_equal(chosen_calls, calls + 1);
+	assert_int_equal(auto_write(&record, back, &entry), KVC_CODEC_SPLIT);
+	kvci_free(back);
+	kvci_free(record.bytes);
+}
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -320,6 +459,9 @@ int main(void)
 		CASE(test_coded__lossy_codec__flagged_and_sealed_anew),
 		CASE(test_coded__scores__steer_and_stay_with_the_record),
 		CASE(test_coded__units_over_layers__as_the_codec_gives_them),
+		CASE(test_coded__auto_with_a_profile__packs_by_it_while_it_is_fast_enough),
+		CASE(test_coded__auto_with_a_bound__best_option_that_is_fast_enough),
+		CASE(test_coded__auto_on_a_slow_device__measures_it_and_packs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
