@@ -10,7 +10,6 @@
 
 enum {
 	CODES_MEAN_STEPS = 16, /* a channel's mean counts in so many steps of one */
-	CODES_CLASS_SHIFT = KVCI_RANS_BITS - 8,
 };
 
 static bool codes_has_channels(const struct kvci_codes_shape *shape)
@@ -83,7 +82,7 @@ static void codes_sort(struct kvci_codes_writer *writer, const struct kvci_codes
 	for (uint32_t key = 0; key < sizeof(keys) / sizeof(keys[0]); key++) {
 		uint32_t here = keys[key];
 
-		keys[key] = (uint16_t)((below + here / 2) * model->classes / channels << KVCI_RANS_BITS);
+		keys[key] = (uint16_t)((below + here / 2) * model->classes / channels << KVCI_RANS_CLASS_SHIFT);
 		below += here;
 	}
 	for (uint32_t channel = 0; channel < channels; channel++)
@@ -104,13 +103,13 @@ static void codes_histogram(struct kvci_codes_writer *writer, const struct kvci_
 		for (i = 0; i + 4 <= length; i += 4) {
 			const uint8_t *four = codes + done + i;
 
-			writer->counts[0][classes[i] >> CODES_CLASS_SHIFT | four[0]]++;
-			writer->counts[1][classes[i + 1] >> CODES_CLASS_SHIFT | four[1]]++;
-			writer->counts[2][classes[i + 2] >> CODES_CLASS_SHIFT | four[2]]++;
-			writer->counts[3][classes[i + 3] >> CODES_CLASS_SHIFT | four[3]]++;
+			writer->counts[0][classes[i] | four[0]]++;
+			writer->counts[1][classes[i + 1] | four[1]]++;
+			writer->counts[2][classes[i + 2] | four[2]]++;
+			writer->counts[3][classes[i + 3] | four[3]]++;
 		}
 		for (; i < length; i++)
-			writer->counts[0][classes[i] >> CODES_CLASS_SHIFT | codes[done + i]]++;
+			writer->counts[0][classes[i] | codes[done + i]]++;
 		done += length;
 	}
 	for (uint32_t i = 0; i < KVCI_RANS_CLASSES_MAX * 256; i++)
@@ -168,7 +167,7 @@ static const uint32_t *codes_merge(struct kvci_codes_writer *writer, const struc
 		}
 	}
 	for (uint32_t channel = 0; shift != 0 && best > 1 && channel < channels; channel++)
-		model->channels[channel] = (uint16_t)(model->channels[channel] >> (KVCI_RANS_BITS + shift) << KVCI_RANS_BITS);
+		model->channels[channel] = (uint16_t)(model->channels[channel] >> (KVCI_RANS_CLASS_SHIFT + shift) << KVCI_RANS_CLASS_SHIFT);
 	if (best == 1)
 		codes_model_shape(model, shape, 1, model->centred);
 	model->classes = best;
@@ -187,7 +186,7 @@ static uint8_t *codes_model_write(const struct kvci_codes_model *model, const st
 		uint32_t packed = 0;
 
 		for (uint32_t i = 0; i < 4; i++)
-			packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_BITS) << 2 * i;
+			packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_CLASS_SHIFT) << 2 * i;
 		*at++ = (uint8_t)packed;
 	}
 	for (uint32_t class = 0; class < model->classes; class++)
@@ -282,7 +281,7 @@ static kvc_status_t codes_model_read(struct kvci_codes_model *model, const struc
 		for (uint32_t channel = 0; channel < channels; channel++) {
 			uint32_t class = at[channel / 4] >> 2 * (channel % 4) & 3;
 
-			model->channels[channel] = (uint16_t)(class << KVCI_RANS_BITS);
+			model->channels[channel] = (uint16_t)(class << KVCI_RANS_CLASS_SHIFT);
 			worst = class > worst ? class : worst;
 		}
 		at += channels / 4;

@@ -42,11 +42,10 @@ enum {
 	ECSQ_HEAD_BYTES = 24,
 	ECSQ_SLACK_BYTES = 512, /* so that a kernel's last round has room */
 	ECSQ_ESCAPE_BYTES_MAX = 5,
-	ECSQ_ENCODER_ENTRIES = ECSQ_CLASSES_MAX * 256,
+	ECSQ_ESCAPES_MAX = 224 * 1024, /* bytes of a part */
 	ECSQ_RUN = 128, /* tokens that a basis turns at a time, so that its matrix is read once for all of them; a multiple of ECSQ_PIECE */
 	ECSQ_BLOCK = 256, /* values of a token that decoding makes of components at a time, in whole rows */
 	ECSQ_TURNS = 256, /* tokens whose turns are computed at a time; a multiple of ECSQ_PIECE */
-	ECSQ_DECODER_ENTRIES = ECSQ_CLASSES_MAX * KVCI_RANS_TOTAL,
 };
 #define ECSQ_STEP_LEAST 0.001f
 #define ECSQ_STEP_MOST 16.0f
@@ -96,7 +95,7 @@ struct ecsq_work {
 	float *values;             /* of a piece */
 	float *turns; /* of `turns_count` tokens from `turns_first` on */
 	uint32_t turns_first, turns_count;
-	uint32_t *entries;
+	uint8_t *escapes; /* encode */
 	uint8_t *symbols; /* encode: all; decode: of a piece */
 };
 
@@ -134,7 +133,7 @@ static void ecsq_carve_work(struct ecsq_carve *carve, const struct kvci_layout *
 	work->ones = ecsq_carve(carve, most * sizeof(float));
 	work->values = ecsq_carve(carve, ECSQ_PIECE * most * sizeof(float));
 	work->turns = ecsq_carve(carve, ECSQ_TURNS * (size_t)rope_dims * sizeof(float));
-	work->entries = ecsq_carve(carve, sizeof(uint32_t) * ECSQ_DECODER_ENTRIES);
+	work->escapes = ecsq_carve(carve, ECSQ_ESCAPES_MAX);
 	work->symbols = ecsq_carve(carve, row * ecsq_round(layout->tokens, ECSQ_PIECE));
 }
 
@@ -233,16 +232,15 @@ static bool ecsq_plan(const struct kvc_codec_part *part, size_t raw_bytes, bool 
 static void ecsq_fit_components(struct ecsq_work *work, struct ecsq_segment *segment)
 {
 	const struct kvci_profile_basis *basis = segment->basis;
-	double last = 0;
-	uint32_t class = 0;
+	uint32_t class = 0, last = ECSQ_RATIOS;
 
 	segment->symbols = 0;
 	while (segment->symbols < basis->components &&
 	       (work->all || (double)segment->step <= ECSQ_RATIO_DEAD * (double)basis->sigma[segment->symbols])) {
-		double ratio = ecsq_ratio_grid((double)segment->step / (double)basis->sigma[segment->symbols]);
+		uint32_t ratio = ecsq_ratio_grid((double)segment->step / (double)basis->sigma[segment->symbols]);
 
-		if (segment->symbols == 0 || ratio != last)
-			class = ecsq_classes_find(&work->classes, work->profile, basis->shape, ratio);
+		if (ratio != last)
+			class = ecsq_classes_find(&work->classes, basis->shape, ratio);
 		last = ratio;
 		work->channel_classes[segment->first + segment->symbols++] = (uint16_t)class;
 	}
@@ -253,10 +251,9 @@ static void ecsq_fit_components(struct ecsq_work *work, struct ecsq_segment *seg
 static void ecsq_fit_channels(struct ecsq_work *work, struct ecsq_segment *segment)
 {
 	for (uint32_t i = 0; i < segment->values; i++) {
-		double ratio = ecsq_ratio_grid((double)segment->step * (double)segment->unit[i] / (double)segment->sigma[i]);
+		uint32_t ratio = ecsq_ratio_grid((double)segment->step * (double)segment->unit[i] / (double)segment->sigma[i]);
 
-		work->channel_classes[segment->first + i] =
-			(uint16_t)ecsq_classes_find(&work->classes, work->profile, segment->shape[i], ratio);
+		work->channel_classes[segment->first + i] = (uint16_t)ecsq_classes_find(&work->classes, segment->shape[i], ratio);
 		segment->factor[i] = segment->step * segment->unit[i];
 	}
 }
@@ -264,10 +261,10 @@ static void ecsq_fit_channels(struct ecsq_work *work, struct ecsq_segment *segme
 /* All that follows from the steps: what is coded, the classes, the factors. */
 static void ecsq_fit(struct ecsq_work *work)
 {
-	uint32_t pad, at = 0;
+	const struct ecsq_tables *tables = work->profile->tables;
+	uint32_t at = 0;
 
-	work->classes.count = 0;
-	pad = ecsq_classes_pad(&work->classes);
+	ecsq_classes_begin(&work->classes);
 	for (uint32_t i = 0; i < work->segment_count; i++) {
 		struct ecsq_segment *segment = &work->segments[i];
 
@@ -278,17 +275,15 @@ static void ecsq_fit(struct ecsq_work *work)
 			ecsq_fit_channels(work, segment);
 		at += segment->symbols;
 		while (at % KVCI_RANS_GROUP != 0)
-			work->channel_classes[at++] = (uint16_t)pad;
+			work->channel_classes[at++] = (uint16_t)tables->pad;
 	}
 	/* A row is never empty, whatever the step. */
 	while (at < KVCI_RANS_GROUP)
-		work->channel_classes[at++] = (uint16_t)pad;
+		work->channel_classes[at++] = (uint16_t)tables->pad;
 	work->row = at;
 	for (uint32_t i = 0; i < at; i++) {
-		uint32_t limit = work->classes.classes[work->channel_classes[i]].limit;
-
-		work->limits[i] = (uint8_t)(limit > 127 ? 127 : limit);
-		work->channel_classes[i] = (uint16_t)(work->channel_classes[i] << KVCI_RANS_BITS);
+		work->limits[i] = tables->limits[work->channel_classes[i]];
+		work->channel_classes[i] = (uint16_t)(work->channel_classes[i] << KVCI_RANS_CLASS_SHIFT);
 	}
 	work->map = (struct kvci_rans_map){ .row = at, .repeat = 1, .heads = 1, .classes = work->channel_classes };
 	for (uint32_t i = 0; i < work->segment_count; i++)
@@ -397,7 +392,7 @@ static void ecsq_keep(struct ecsq_work *work, const struct ecsq_segment *segment
 		for (uint32_t layer = 0; layer < work->layout.layers; layer++) {
 			float *row = work->values + (size_t)i * segment->values + (size_t)layer * segment->channels;
 
-			if (ecsq_kept_square(row, segment->channels) >= segment->quiet[layer])
+			if (work->kernel->square(row, segment->channels) >= segment->quiet[layer])
 				continue;
 			if (!ecsq_kept_add(&work->kept, &work->layout, plane, layer, token + i))
 				return;
@@ -497,20 +492,17 @@ static bool ecsq_encode_run(struct ecsq_encoder *encoder, const uint8_t *raw, ui
 }
 
 /* Head, sinks, escapes, states and words; 0: no gain. */
-static size_t ecsq_write(const struct ecsq_encoder *encoder, const uint8_t *escapes, const uint8_t *raw, size_t raw_bytes, uint8_t *out,
-                         size_t out_bytes)
+static size_t ecsq_write(const struct ecsq_encoder *encoder, const uint8_t *raw, size_t raw_bytes, uint8_t *out, size_t out_bytes)
 {
 	struct ecsq_work *work = encoder->work;
-	size_t escape_bytes = (size_t)(encoder->escapes - escapes), count = (size_t)work->row * (work->layout.tokens - work->sinks);
+	size_t escape_bytes = (size_t)(encoder->escapes - work->escapes), count = (size_t)work->row * (work->layout.tokens - work->sinks);
 	size_t head = ECSQ_HEAD_BYTES + ecsq_sink_bytes(work) + ecsq_kept_bytes(&work->kept, &work->layout) + escape_bytes;
 	uint32_t states[KVCI_RANS_STATES];
 	uint8_t *at, *words;
 
 	if (head + KVCI_RANS_STATES_BYTES >= raw_bytes)
 		return 0;
-	for (uint32_t i = 0; i < work->classes.count; i++)
-		kvci_rans_encoder_entries(work->classes.classes[i].frequencies, work->entries + (size_t)i * 256);
-	words = kvci_rans_encode_wide(work->entries, &work->map, work->symbols, count, out + head + KVCI_RANS_STATES_BYTES, out + out_bytes, states);
+	words = kvci_rans_encode_wide(work->profile->tables->encoder, &work->map, work->symbols, count, out + head + KVCI_RANS_STATES_BYTES, out + out_bytes, states);
 	if (words == NULL)
 		return 0;
 	memset(out, 0, ECSQ_HEAD_BYTES);
@@ -524,7 +516,7 @@ static size_t ecsq_write(const struct ecsq_encoder *encoder, const uint8_t *esca
 	ecsq_put_u32(out + 20, work->kept.count);
 	at = ecsq_sinks(work, (uint8_t *)(uintptr_t)raw, out + ECSQ_HEAD_BYTES, true);
 	at = ecsq_kept_write(&work->kept, &work->layout, raw, work->values, at);
-	memcpy(at, escapes, escape_bytes);
+	memcpy(at, work->escapes, escape_bytes);
 	at += escape_bytes;
 	kvci_rans_states_write(states, at);
 	at += KVCI_RANS_STATES_BYTES;
@@ -559,9 +551,8 @@ static bool ecsq_encode_all(struct ecsq_encoder *encoder, const uint8_t *raw)
 			                                        segment->sigma + (size_t)layer * segment->channels, segment->channels);
 	}
 	work->kept.count = 0;
-	/* The encoder's tables are small: escapes wait behind them. */
-	encoder->escapes = (uint8_t *)(work->entries + ECSQ_ENCODER_ENTRIES);
-	encoder->escapes_end = (uint8_t *)(work->entries + ECSQ_DECODER_ENTRIES);
+	encoder->escapes = work->escapes;
+	encoder->escapes_end = work->escapes + ECSQ_ESCAPES_MAX;
 	memset(work->symbols, ECSQ_SYMBOL_ZERO, (size_t)work->row * (work->layout.tokens - work->sinks));
 	for (uint32_t token = work->sinks; token < work->layout.tokens; token += ECSQ_RUN) {
 		uint32_t left = work->layout.tokens - token, count = left < ECSQ_RUN ? left : ECSQ_RUN;
@@ -598,7 +589,7 @@ static kvc_status_t ecsq_encode_any(const struct kvc_codec_part *part, const str
 	encoder.work = work;
 	if (!ecsq_encode_all(&encoder, raw))
 		return KVC_OK;
-	coded = ecsq_write(&encoder, (uint8_t *)(work->entries + ECSQ_ENCODER_ENTRIES), raw, raw_bytes, out, out_bytes);
+	coded = ecsq_write(&encoder, raw, raw_bytes, out, out_bytes);
 	if (coded != 0 && coded < raw_bytes)
 		*ret_bytes = coded;
 	return KVC_OK;
@@ -822,9 +813,7 @@ static kvc_status_t ecsq_decode_any(const struct kvc_codec_part *part, bool pca,
 	if (status != KVC_OK)
 		return status;
 	ecsq_fit(work);
-	for (uint32_t i = 0; i < work->classes.count; i++)
-		kvci_rans_decoder_entries(work->classes.classes[i].frequencies, work->entries + (size_t)i * KVCI_RANS_TOTAL);
-	status = kvci_rans_read_begin_wide(&decoder.reader, work->entries, &work->map, decoder.escapes_end, coded + coded_bytes);
+	status = kvci_rans_read_begin_wide(&decoder.reader, work->profile->tables->decoder, &work->map, decoder.escapes_end, coded + coded_bytes);
 	for (uint32_t token = work->sinks; token < work->layout.tokens && status == KVC_OK; token += ECSQ_RUN) {
 		uint32_t left = work->layout.tokens - token;
 

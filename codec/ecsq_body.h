@@ -74,6 +74,21 @@ static uint64_t body_length(const int16_t *whole, uint32_t count)
 	return sum;
 }
 
+static float body_square(const float *row, uint32_t count)
+{
+	float lanes[16] = { 0 };
+	uint32_t i;
+
+	for (i = 0; i + 16 <= count; i += 16)
+		for (uint32_t lane = 0; lane < 16; lane++)
+			lanes[lane] += row[i + lane] * row[i + lane];
+	for (; i < count; i++)
+		lanes[0] += row[i] * row[i];
+	for (uint32_t lane = 1; lane < 16; lane++)
+		lanes[0] += lanes[lane];
+	return lanes[0];
+}
+
 static double body_length_wide(const int32_t *sums, uint32_t count)
 {
 	double lanes[8] = { 0 };
@@ -121,6 +136,6 @@ static void body_multiply(const int16_t *in, size_t in_stride, uint32_t tokens, 
 
 #define ECSQ_SLOTS(kernel_name) \
 	.name = kernel_name, .dequantise = body_dequantise, .quantise = body_quantise, .codes = body_codes, \
-	.whole = body_whole, .length = body_length, .length_wide = body_length_wide, .restore = body_restore, .multiply = body_multiply
+	.whole = body_whole, .length = body_length, .square = body_square, .length_wide = body_length_wide, .restore = body_restore, .multiply = body_multiply
 
 #endif

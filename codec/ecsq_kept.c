@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { KEPT_ONE_OF = 8, KEPT_INDEX_BYTES = 4, KEPT_SCALE_BYTES = 4, KEPT_CODE_MAX = 127, KEPT_LANES = 16 };
+enum { KEPT_ONE_OF = 8, KEPT_INDEX_BYTES = 4, KEPT_SCALE_BYTES = 4, KEPT_CODE_MAX = 127 };
 /* Shares of the usual length, squared. Measured on real KV: rows between 0.25 and 0.6 of it are rare, so these need not be exact. */
 #define KEPT_SQUARE_K 0.25f
 #define KEPT_SQUARE_V 0.1225f
@@ -21,21 +21,6 @@ float ecsq_kept_limit(bool is_k, const float *mean, const float *sigma, uint32_t
 	for (uint32_t i = 0; i < channels; i++)
 		square += (double)mean[i] * (double)mean[i] + (double)sigma[i] * (double)sigma[i];
 	return (float)square * (is_k ? KEPT_SQUARE_K : KEPT_SQUARE_V);
-}
-
-float ecsq_kept_square(const float *row, uint32_t count)
-{
-	float sums[KEPT_LANES] = { 0 };
-	uint32_t i = 0;
-
-	for (; i + KEPT_LANES <= count; i += KEPT_LANES)
-		for (uint32_t lane = 0; lane < KEPT_LANES; lane++)
-			sums[lane] += row[i + lane] * row[i + lane];
-	for (; i < count; i++)
-		sums[0] += row[i] * row[i];
-	for (uint32_t lane = 1; lane < KEPT_LANES; lane++)
-		sums[0] += sums[lane];
-	return sums[0];
 }
 
 bool ecsq_kept_add(struct ecsq_kept *kept, const struct kvci_layout *layout, uint32_t plane, uint32_t layer, uint32_t token)

@@ -52,8 +52,6 @@ struct ecsq_kept {
 uint32_t ecsq_kept_most(const struct kvci_layout *layout);
 /* The square below which a layer's row is quiet, by the layer's means and sigmas. */
 float ecsq_kept_limit(bool is_k, const float *mean, const float *sigma, uint32_t channels);
-/* Sum of squares, in one order on every machine. */
-float ecsq_kept_square(const float *row, uint32_t count);
 /* False: it is full. */
 bool ecsq_kept_add(struct ecsq_kept *kept, const struct kvci_layout *layout, uint32_t plane, uint32_t layer, uint32_t token);
 size_t ecsq_kept_bytes(const struct ecsq_kept *kept, const struct kvci_layout *layout);

@@ -30,7 +30,8 @@ struct ecsq_kernel {
 	/* (value - mean) * inverse, rounded to the nearest, as 16 bits; false: one is beyond them. */
 	bool (*whole)(const float *values, size_t stride, const float *mean, const float *inverse, uint32_t count, uint32_t rows, int16_t *out,
 	              size_t out_stride);
-	/* Sums of squares, exact; and of 32-bit numbers in a fixed order. */
+	/* Sums of squares: of floats in a fixed order; exact; of 32-bit numbers in a fixed order. */
+	float (*square)(const float *row, uint32_t count);
 	uint64_t (*length)(const int16_t *whole, uint32_t count);
 	double (*length_wide)(const int32_t *sums, uint32_t count);
 	/* value = mean + sum * scale. */

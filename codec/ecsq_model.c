@@ -2,12 +2,13 @@
  *
  * ecsq: tables of frequencies from the shapes of a profile, and the choice of a kernel.
  *
- * Encoder and decoder make the tables anew for each stream, from the step alone: no stream holds any. They must come out the same on every
- * machine, so there is no math library in here.
+ * A class follows from a shape of the profile and how many of its standard deviations a step is wide, on a grid: few enough for all tables to be
+ * made when the profile is read. No stream holds any. They must come out the same on every machine, so there is no math library in here.
  */
 #include <math.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/cpu.h"
 #include "codec/ecsq.h"
 
@@ -15,8 +16,6 @@ enum {
 	MODEL_LIMIT_MAX = 127,
 	MODEL_LEAST = KVCI_PROFILE_ONE / 6144,  /* share of a code below which it is an escape */
 	MODEL_ESCAPE = KVCI_PROFILE_ONE / 2048, /* least share of the escape */
-	MODEL_GRID_LOW = -12, /* of half octaves */
-	MODEL_GRID_HIGH = 8,
 };
 
 /* ---- kernels -------------------------------------------------------------------------------------------------------------- */
@@ -81,78 +80,110 @@ static void model_normalise(const uint32_t counts[256], uint32_t limit, uint16_t
 	}
 }
 
-static void model_make(const struct kvci_profile_shape *shape, struct ecsq_class *class)
+/* The class's limit and frequencies. */
+static uint32_t model_make(const struct kvci_profile_shape *shape, double ratio, uint16_t frequencies[256])
 {
-	uint32_t counts[256] = { 0 }, inside = model_within(shape, 0.5 * class->ratio);
+	uint32_t counts[256] = { 0 }, inside = model_within(shape, 0.5 * ratio), limit = 0;
 
 	counts[ECSQ_SYMBOL_ZERO] = inside == 0 ? 1 : inside;
-	class->limit = 0;
 	for (uint32_t code = 1; code <= MODEL_LIMIT_MAX; code++) {
-		uint32_t next = model_within(shape, (code + 0.5) * class->ratio), share = (next - inside) / 2;
+		uint32_t next = model_within(shape, (code + 0.5) * ratio), share = (next - inside) / 2;
 
 		if (share < MODEL_LEAST)
 			break;
 		counts[ECSQ_SYMBOL_ZERO + code] = share;
 		counts[ECSQ_SYMBOL_ZERO - code] = share;
-		class->limit = code;
+		limit = code;
 		inside = next;
 	}
 	counts[0] = KVCI_PROFILE_ONE - inside < MODEL_ESCAPE ? MODEL_ESCAPE : KVCI_PROFILE_ONE - inside;
-	model_normalise(counts, class->limit, class->frequencies);
+	model_normalise(counts, limit, frequencies);
+	return limit;
 }
+
+static void model_table(struct ecsq_tables *tables, uint32_t class, uint32_t limit, const uint16_t frequencies[256])
+{
+	tables->limits[class] = (uint8_t)limit;
+	kvci_rans_encoder_entries(frequencies, tables->encoder + (size_t)class * 256);
+	kvci_rans_decoder_entries(frequencies, tables->decoder + (size_t)class * KVCI_RANS_TOTAL);
+}
+
+struct ecsq_tables *ecsq_tables_make(const struct kvci_profile_shape *shapes, uint32_t shape_count)
+{
+	uint32_t count = shape_count * ECSQ_RATIOS + 1;
+	struct ecsq_tables *tables = kvci_alloc(sizeof(*tables) + (size_t)count * (256 + KVCI_RANS_TOTAL) * sizeof(uint32_t));
+	uint16_t pad[256] = { [ECSQ_SYMBOL_ZERO] = KVCI_RANS_TOTAL };
+
+	if (tables == NULL)
+		return NULL;
+	tables->pad = count - 1;
+	tables->decoder = tables->entries;
+	tables->encoder = tables->entries + (size_t)count * KVCI_RANS_TOTAL;
+	for (uint32_t class = 0; class < tables->pad; class++) {
+		uint16_t frequencies[256];
+		uint32_t limit = model_make(&shapes[class / ECSQ_RATIOS], ecsq_ratio_of(class % ECSQ_RATIOS), frequencies);
+
+		model_table(tables, class, limit, frequencies);
+	}
+	model_table(tables, tables->pad, MODEL_LIMIT_MAX, pad);
+	return tables;
+}
+
+/* ---- the classes of a part ----------------------------------------------------------------------------------------------------- */
 
 static double model_distance(double a, double b)
 {
 	return a > b ? a / b : b / a;
 }
 
-uint32_t ecsq_classes_find(struct ecsq_classes *classes, const struct kvc_profile *profile, uint32_t shape, double ratio)
+static uint32_t model_nearest(const struct ecsq_classes *classes, uint32_t ratio)
 {
-	struct ecsq_class *class;
-	uint32_t nearest = 0;
 	double distance = INFINITY;
+	uint32_t nearest = 0;
 
-	for (uint32_t i = 0; i < classes->count; i++)
-		if (classes->classes[i].ratio == ratio && classes->classes[i].shape == shape && classes->classes[i].limit <= MODEL_LIMIT_MAX)
-			return i;
-	for (uint32_t i = 0; i < classes->count && classes->count == ECSQ_CLASSES_MAX; i++) {
-		double here = model_distance(classes->classes[i].ratio, ratio);
+	for (uint32_t i = 0; i < classes->count; i++) {
+		double here = model_distance(ecsq_ratio_of(classes->used[i] % ECSQ_RATIOS), ecsq_ratio_of(ratio));
 
-		if (classes->classes[i].limit <= MODEL_LIMIT_MAX && here < distance) { /* not the pad */
+		if (here < distance) {
 			distance = here;
-			nearest = i;
+			nearest = classes->used[i];
 		}
 	}
-	if (classes->count == ECSQ_CLASSES_MAX)
-		return nearest;
-	class = &classes->classes[classes->count];
-	class->shape = shape;
-	class->ratio = ratio;
-	model_make(&profile->shapes[shape], class);
-	return classes->count++;
+	return nearest;
 }
 
-uint32_t ecsq_classes_pad(struct ecsq_classes *classes)
+void ecsq_classes_begin(struct ecsq_classes *classes)
 {
-	struct ecsq_class *class = &classes->classes[classes->count];
-
-	memset(class, 0, sizeof(*class));
-	class->limit = MODEL_LIMIT_MAX + 1;
-	class->frequencies[ECSQ_SYMBOL_ZERO] = KVCI_RANS_TOTAL;
-	return classes->count++;
+	memset(classes, 0, sizeof(*classes));
 }
 
-double ecsq_ratio_grid(double ratio)
+uint32_t ecsq_classes_find(struct ecsq_classes *classes, uint32_t shape, uint32_t ratio)
+{
+	uint32_t class = shape * ECSQ_RATIOS + ratio;
+
+	if (classes->is_used[class])
+		return class;
+	if (classes->count == ECSQ_CLASSES_MAX)
+		return model_nearest(classes, ratio);
+	classes->is_used[class] = true;
+	classes->used[classes->count++] = (uint8_t)class;
+	return class;
+}
+
+uint32_t ecsq_ratio_grid(double ratio)
 {
 	int exponent, grid;
 	double part = 2 * frexp(ratio, &exponent); /* exact; 1 to 2 */
 
 	/* Where a half octave ends and the next begins. */
-	grid = 2 * (exponent - 1) + (part >= 1.189207115002721) + (part >= 1.681792830507429);
-	if (grid < MODEL_GRID_LOW)
-		grid = MODEL_GRID_LOW;
-	if (grid > MODEL_GRID_HIGH)
-		grid = MODEL_GRID_HIGH;
-	/* grid + 32 is not negative. */
-	return ldexp((grid + 32) % 2 == 0 ? 1.0 : 1.4142135623730951, (grid + 32) / 2 - 16);
+	grid = 2 * (exponent - 1) + (part >= 1.189207115002721) + (part >= 1.681792830507429) - ECSQ_RATIO_LOW;
+	if (grid < 0)
+		grid = 0;
+	return grid < ECSQ_RATIOS ? (uint32_t)grid : ECSQ_RATIOS - 1;
+}
+
+double ecsq_ratio_of(uint32_t grid)
+{
+	/* 2^-6 is the first. */
+	return (grid % 2 == 0 ? 1.0 : 1.4142135623730951) * (double)(1u << grid / 2) / 64;
 }

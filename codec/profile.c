@@ -9,7 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/copy.h"
-#include "codec/ecsq_kernel.h"
+#include "codec/ecsq.h"
 
 enum {
 	PROFILE_HEAD_BYTES = 16,
@@ -341,6 +341,8 @@ static kvc_status_t profile_read_all(struct kvc_profile *profile)
 		else if (profile_order[i].required)
 			status = KVC_CORRUPT;
 	}
+	if (status == KVC_OK && (profile->tables = ecsq_tables_make(profile->shapes, profile->shape_count)) == NULL)
+		status = KVC_NO_MEMORY;
 	if (status == KVC_OK && profile->name == NULL && (profile->name = kvci_strdup("")) == NULL)
 		status = KVC_NO_MEMORY;
 	if (status == KVC_OK && profile->model == NULL && (profile->model = kvci_strdup("")) == NULL)
@@ -396,6 +398,7 @@ void kvci_profile_free(struct kvc_profile *profile)
 	}
 	kvci_profile_exponents_free(profile->exponents);
 	kvci_free((void *)(uintptr_t)profile->rope.inv_freq);
+	kvci_free(profile->tables);
 	kvci_free(profile->shapes);
 	kvci_free(profile->name);
 	kvci_free(profile->model);

@@ -31,6 +31,7 @@ enum {
 	KVCI_PROFILE_POINTS = 16 * 32 + 1, /* of a shape: 0 to 16 standard deviations */
 	KVCI_PROFILE_CHANNELS_MAX = 16384, /* of one layer's K or V */
 	KVCI_PROFILE_COMPONENTS_MAX = 8192, /* of a basis */
+	KVCI_PROFILE_EXPONENT_CLASSES_MAX = 32,
 	KVCI_PROFILE_BASIS_ONE = 1 << 14,  /* what is 1 in a basis */
 };
 /* A share of 1 in a shape. */
@@ -71,9 +72,9 @@ struct kvci_profile_bases {
 /* Signs and exponents, of bf16 and fp32 as the engine holds them (K rotated): classes of channels with a table of frequencies each. A symbol is the sign
  * (bit 7) and how far the exponent is above `base` (bits 0 to 6); 127 of either sign stands for one that is not in its class. */
 struct kvci_profile_exponents {
-	uint32_t classes; /* 1 to KVCI_RANS_WIDE_MAX */
+	uint32_t classes; /* 1 to KVCI_PROFILE_EXPONENT_CLASSES_MAX */
 	uint8_t base;
-	uint8_t first[KVCI_RANS_WIDE_MAX], last[KVCI_RANS_WIDE_MAX]; /* what a class has, above base; last < 127 */
+	uint8_t first[KVCI_PROFILE_EXPONENT_CLASSES_MAX], last[KVCI_PROFILE_EXPONENT_CLASSES_MAX]; /* what a class has, above base; last < 127 */
 	uint8_t *channels[2]; /* K, V: the class of each [layer][head][dim] */
 	uint32_t *encoder, *decoder; /* entries of codec/rans.h, class behind class */
 };
@@ -89,6 +90,7 @@ struct kvc_profile {
 	struct kvci_profile_plane planes[2]; /* K, V */
 	uint32_t shape_count;
 	struct kvci_profile_shape *shapes;
+	struct ecsq_tables *tables; /* codec/ecsq.h */
 	struct kvci_profile_bases bases[2]; /* K, V */
 	struct kvci_profile_exponents *exponents; /* NULL: there are none */
 	/* The file as it was read. */

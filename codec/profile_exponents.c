@@ -77,7 +77,7 @@ kvc_status_t kvci_profile_exponents_read(struct kvc_profile *profile, const uint
 	struct kvci_profile_exponents *exponents;
 	kvc_status_t status = KVC_OK;
 
-	if (head == NULL || head[0] == 0 || head[0] > KVCI_RANS_WIDE_MAX || head[1] > 128 || head[2] != 0 || head[3] != 0)
+	if (head == NULL || head[0] == 0 || head[0] > KVCI_PROFILE_EXPONENT_CLASSES_MAX || head[1] > 128 || head[2] != 0 || head[3] != 0)
 		return KVC_CORRUPT;
 	exponents = profile->exponents = kvci_alloc_zero(1, sizeof(*exponents));
 	if (exponents == NULL)

@@ -12,7 +12,7 @@
 #include "codec/split.h"
 
 enum {
-	EXPONENTS_CLASSES = KVCI_RANS_WIDE_MAX,
+	EXPONENTS_CLASSES = KVCI_PROFILE_EXPONENT_CLASSES_MAX,
 	EXPONENTS_ROUNDS = 12,
 	EXPONENTS_RARE = 4096, /* one of so many is not worth two places in a table */
 	EXPONENTS_ABOVE = 3,   /* the range goes on above the largest that was seen */

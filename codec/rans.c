@@ -237,7 +237,7 @@ uint8_t *kvci_rans_encode_wide(const uint32_t *entries, const struct kvci_rans_m
 	if (end - begin < RANS_ROUND_BYTES)
 		return NULL;
 	for (size_t index = count; index > rounds * KVCI_RANS_STATES; index--) {
-		uint32_t entry = entries[rans_class_at(map, index - 1) >> (KVCI_RANS_BITS - 8) | symbols[index - 1]];
+		uint32_t entry = entries[rans_class_at(map, index - 1) | symbols[index - 1]];
 		uint32_t *state = ret_states + (index - 1) % KVCI_RANS_STATES;
 
 		if (rans_is_full(*state, entry & 0xffff)) {
@@ -306,7 +306,7 @@ static kvc_status_t rans_read_rest(struct kvci_rans_reader *reader, uint8_t *sym
 	for (size_t i = 0; i < count; i++) {
 		uint32_t *state = reader->states + i;
 		uint32_t class = rans_class_at(reader->map, reader->index + i);
-		uint32_t entry = reader->entries[class | (*state & (KVCI_RANS_TOTAL - 1))];
+		uint32_t entry = reader->entries[rans_slot(class, *state)];
 
 		symbols[i] = (uint8_t)(entry >> 24);
 		*state = rans_step(entry, *state);

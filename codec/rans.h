@@ -20,8 +20,8 @@ enum {
 	KVCI_RANS_STATES = 64,
 	KVCI_RANS_BITS = 11,
 	KVCI_RANS_TOTAL = 1 << KVCI_RANS_BITS,
+	KVCI_RANS_CLASS_SHIFT = 8, /* of a class in a map: what is below it has room for a symbol */
 	KVCI_RANS_CLASSES_MAX = 4,
-	KVCI_RANS_WIDE_MAX = 32, /* of tables with entries of the caller's own */
 	KVCI_RANS_GROUP = 16, /* symbols; rows of a map are so many, or a multiple */
 	KVCI_RANS_STATE_MIN = 1 << 15,
 	KVCI_RANS_STATES_BYTES = 4 * KVCI_RANS_STATES,
@@ -30,7 +30,7 @@ enum {
 };
 
 /* The class of the symbol at each place: rows of `row` channels; each row comes `repeat` times before the next head's begins, and
- * after the last head the first one comes again. `classes` has heads * row entries: class << KVCI_RANS_BITS. */
+ * after the last head the first one comes again. `classes` has heads * row entries: class << KVCI_RANS_CLASS_SHIFT. */
 struct kvci_rans_map {
 	uint32_t row; /* a multiple of KVCI_RANS_GROUP */
 	uint32_t repeat;

@@ -49,7 +49,8 @@ static inline __attribute__((always_inline)) __m256i avx2_words(const void *word
 static inline __attribute__((always_inline)) __m256i avx2_decode_group(const uint32_t *entries, const uint16_t *classes,
                                                                        __m256i state, const uint8_t **words, __m256i *ret_symbols)
 {
-	__m256i slot = _mm256_or_si256(avx2_words(classes), _mm256_and_si256(state, _mm256_set1_epi32(KVCI_RANS_TOTAL - 1)));
+	__m256i table = _mm256_slli_epi32(avx2_words(classes), KVCI_RANS_BITS - KVCI_RANS_CLASS_SHIFT);
+	__m256i slot = _mm256_or_si256(table, _mm256_and_si256(state, _mm256_set1_epi32(KVCI_RANS_TOTAL - 1)));
 	__m256i entry = _mm256_i32gather_epi32((const int *)(const void *)entries, slot, 4);
 	__m256i frequency = _mm256_and_si256(entry, _mm256_set1_epi32(0xfff));
 	__m256i place = _mm256_and_si256(_mm256_srli_epi32(entry, 12), _mm256_set1_epi32(0xfff));
@@ -105,7 +106,7 @@ static inline __attribute__((always_inline)) __m256i avx2_encode_group(const uin
                                                                        __m256i state, const uint8_t *symbols, uint8_t **words)
 {
 	__m256i symbol = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)symbols));
-	__m256i at = _mm256_or_si256(_mm256_srli_epi32(avx2_words(classes), KVCI_RANS_BITS - 8), symbol);
+	__m256i at = _mm256_or_si256(avx2_words(classes), symbol);
 	__m256i entry = _mm256_i32gather_epi32((const int *)(const void *)entries, at, 4);
 	__m256i frequency = _mm256_and_si256(entry, _mm256_set1_epi32(0xffff));
 	__m256i full = _mm256_cmpgt_epi32(_mm256_srli_epi32(state, 31 - KVCI_RANS_BITS),

@@ -21,7 +21,8 @@ static inline __attribute__((always_inline)) __m512i avx512_classes(struct rans_
 static inline __attribute__((always_inline)) __m512i avx512_decode_group(const uint32_t *entries, __m512i classes, __m512i state,
                                                                          const uint8_t **words, uint8_t *symbols)
 {
-	__m512i slot = _mm512_or_si512(classes, _mm512_and_si512(state, _mm512_set1_epi32(KVCI_RANS_TOTAL - 1)));
+	__m512i table = _mm512_slli_epi32(classes, KVCI_RANS_BITS - KVCI_RANS_CLASS_SHIFT);
+	__m512i slot = _mm512_or_si512(table, _mm512_and_si512(state, _mm512_set1_epi32(KVCI_RANS_TOTAL - 1)));
 	__m512i entry = _mm512_i32gather_epi32(slot, entries, 4);
 	__m512i frequency = _mm512_and_si512(entry, _mm512_set1_epi32(0xfff));
 	__m512i place = _mm512_and_si512(_mm512_srli_epi32(entry, 12), _mm512_set1_epi32(0xfff));
@@ -67,7 +68,7 @@ static inline __attribute__((always_inline)) __m512i avx512_encode_group(const u
 {
 	__m512i class = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)classes));
 	__m512i symbol = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)symbols));
-	__m512i at = _mm512_or_si512(_mm512_srli_epi32(class, KVCI_RANS_BITS - 8), symbol);
+	__m512i at = _mm512_or_si512(class, symbol);
 	__m512i entry = _mm512_i32gather_epi32(at, entries, 4);
 	__m512i frequency = _mm512_and_si512(entry, _mm512_set1_epi32(0xffff)), turn = _mm512_set1_epi32(KVCI_RANS_TOTAL);
 	__mmask16 full = _mm512_cmpge_epi32_mask(_mm512_srli_epi32(state, 31 - KVCI_RANS_BITS), frequency);

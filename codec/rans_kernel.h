@@ -93,6 +93,12 @@ static inline void rans_word_put(uint8_t *bytes, uint32_t word)
 	bytes[1] = (uint8_t)(word >> 8);
 }
 
+/* Where the entry of a state's slot is, in the tables of the map's class. */
+static inline uint32_t rans_slot(uint32_t class, uint32_t state)
+{
+	return class << (KVCI_RANS_BITS - KVCI_RANS_CLASS_SHIFT) | (state & (KVCI_RANS_TOTAL - 1));
+}
+
 /* One symbol forwards, without its renewal. */
 static inline uint32_t rans_step(uint32_t entry, uint32_t state)
 {

@@ -20,7 +20,7 @@ static size_t scalar_decode(const uint32_t *entries, struct rans_walk *walk, uin
 
 			for (uint32_t i = 0; i < KVCI_RANS_GROUP; i++) {
 				uint32_t state = mine[group + i];
-				uint32_t entry = entries[classes[i] | (state & (KVCI_RANS_TOTAL - 1))];
+				uint32_t entry = entries[rans_slot(classes[i], state)];
 				uint32_t taken;
 
 				*symbols++ = (uint8_t)(entry >> 24);
@@ -53,7 +53,7 @@ static uint8_t *scalar_encode(const uint32_t *entries, struct rans_walk *walk, u
 			symbols -= KVCI_RANS_GROUP;
 			for (uint32_t i = KVCI_RANS_GROUP; i-- != 0;) {
 				uint32_t state = mine[group - KVCI_RANS_GROUP + i];
-				uint32_t entry = entries[classes[i] >> (KVCI_RANS_BITS - 8) | symbols[i]];
+				uint32_t entry = entries[classes[i] | symbols[i]];
 				uint32_t full = (uint32_t)rans_is_full(state, entry & 0xffff);
 
 				rans_word_put(words - 2, state & 0xffff);

@@ -19,7 +19,6 @@ enum {
 	MODEL_SAMPLE = 16384,     /* symbols: so many tell the tables; of more only every so many-th token's are counted */
 	MODEL_HEAD_BYTES = 12,
 	MODEL_VERSION = 1,
-	MODEL_CLASS_SHIFT = KVCI_RANS_BITS - 8, /* from a channel's entry to its table of 256 */
 };
 
 static uint32_t model_channels(const struct split_model *model)
@@ -130,7 +129,7 @@ static void model_classes(struct split_model *model, const struct split_counts *
 		if (here == 0)
 			continue;
 		class = (below + here / 2) * model->classes / channels;
-		keys[key] = (uint16_t)((class < model->classes ? class : model->classes - 1) << KVCI_RANS_BITS);
+		keys[key] = (uint16_t)((class < model->classes ? class : model->classes - 1) << KVCI_RANS_CLASS_SHIFT);
 		below += here;
 	}
 	for (uint32_t channel = 0; channel < channels; channel++)
@@ -149,14 +148,13 @@ static void model_count_row(struct split_counts *counts, const uint16_t *restric
 
 		memcpy(&four, from + i, sizeof(four));
 		memcpy(&four_classes, classes + i, sizeof(four_classes));
-		four_classes >>= MODEL_CLASS_SHIFT; /* nothing of a neighbour comes in: its lower bits are 0 */
 		even[(four_classes & 0xffff) | (four & 0xff)]++;
 		odd[(four_classes >> 16 & 0xffff) | (four >> 8 & 0xff)]++;
 		even[(four_classes >> 32 & 0xffff) | (four >> 16 & 0xff)]++;
 		odd[four_classes >> 48 | four >> 24]++;
 	}
 	for (; i < length; i++)
-		even[classes[i] >> MODEL_CLASS_SHIFT | from[i]]++;
+		even[classes[i] | from[i]]++;
 }
 
 /* How often each class has each symbol, by the rows of every `step`-th token. */
@@ -262,7 +260,7 @@ size_t split_model_write(const struct split_model *model, uint8_t *out)
 			uint32_t packed = 0;
 
 			for (uint32_t i = 0; i < 4; i++)
-				packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_BITS) << 2 * i;
+				packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_CLASS_SHIFT) << 2 * i;
 			*at++ = (uint8_t)packed;
 		}
 	for (uint32_t class = 0; class < model->classes; class++)
@@ -284,7 +282,7 @@ static kvc_status_t model_read_channels(struct split_model *model, const uint8_t
 	for (uint32_t channel = 0; channel < channels; channel++) {
 		uint32_t class = at[channel / 4] >> 2 * (channel % 4) & 3;
 
-		model->channels[channel] = (uint16_t)(class << KVCI_RANS_BITS);
+		model->channels[channel] = (uint16_t)(class << KVCI_RANS_CLASS_SHIFT);
 		worst = class > worst ? class : worst;
 	}
 	*bytes = at + channels / 4;

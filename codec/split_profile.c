@@ -74,7 +74,7 @@ static void stream_plan_channels(struct stream_work *work, uint32_t at, const st
 	for (uint32_t i = 0; i < count; i++) {
 		uint8_t class = classes[i];
 
-		work->model.channels[at + i] = (uint16_t)(class << KVCI_RANS_BITS);
+		work->model.channels[at + i] = (uint16_t)(class << KVCI_RANS_CLASS_SHIFT);
 		work->first[at + i] = exponents->first[class];
 		work->span[at + i] = (uint8_t)(exponents->last[class] - exponents->first[class]);
 	}
