@@ -73,7 +73,8 @@ static void coded_give_job(struct coded_node *node, unsigned index, void (*run)(
 {
 	struct coded_job *job = &node->jobs[index];
 
-	job->job = (struct kvci_job){.run = run, .done = done, .mailbox = node->tier->mailbox};
+	/* No mailbox: run posts it when it is through, for it may go around once more. */
+	job->job = (struct kvci_job){.run = run, .done = done};
 	job->node = node;
 	node->tier->jobs_out++;
 	kvci_workers_submit(node->tier->workers, &job->job);
@@ -95,6 +96,7 @@ static void encode_run(struct kvci_job *job)
 	                                                                    &node->tier->scratches[scratch], &node->coded_bytes, &node->lossy);
 	node->ns = kvci_clock_ns() - begin_ns;
 	coded_scratch_give(node->tier, scratch);
+	kvci_mailbox_post(node->tier->mailbox, job);
 }
 
 /* Gives what is ready to be written to the tier below. */
@@ -218,6 +220,11 @@ static void decode_progress(struct kvci_job *job)
 	node->outer->progress(node->outer, leading);
 }
 
+static bool decode_sections_wanted(const struct coded_node *node)
+{
+	return node->outer->progress != NULL && __atomic_load_n(node->outer->progress_wanted, __ATOMIC_RELAXED) != 0;
+}
+
 /* On a worker: a unit is decoded. Its checksums are in the head before anybody hears of it: a lossy codec's are known only now. */
 static void decode_tell(struct coded_node *node, uint32_t section, uint32_t layers)
 {
@@ -228,8 +235,7 @@ static void decode_tell(struct coded_node *node, uint32_t section, uint32_t laye
 			table[i].raw_checksum = table[i].stored_checksum = node->checksums[i];
 		__atomic_store_n(&node->decoded[i], 1, __ATOMIC_RELEASE);
 	}
-	if (node->outer->progress != NULL && __atomic_load_n(node->outer->progress_wanted, __ATOMIC_RELAXED) != 0 &&
-	    !atomic_exchange(&node->progress_posted, true))
+	if (decode_sections_wanted(node) && !atomic_exchange(&node->progress_posted, true))
 		kvci_mailbox_post(node->tier->mailbox, &node->progress);
 }
 
@@ -248,31 +254,41 @@ static void decode_seal(struct coded_node *node)
 			node->status = KVC_CORRUPT;
 }
 
+/* Units until none is left. While sections are wanted, one: then the job goes behind the others, so that records that are decoded at a time go on abreast,
+ * for a layer is of use when all of a request's records have it. */
 static void decode_run(struct kvci_job *job)
 {
 	struct coded_node *node = ((struct coded_job *)job)->node;
-	unsigned scratch = coded_scratch_take(node->tier), section;
+	struct coded_tier *tier = node->tier;
+	unsigned scratch = coded_scratch_take(tier), section;
 	uint64_t begin_ns = kvci_clock_ns();
+	bool again = false;
 
 	section = atomic_load(&node->section);
-	while (section < node->header->section_count && node->status == KVC_OK) {
+	while (section < node->header->section_count && node->status == KVC_OK && !again) {
 		uint32_t layers = kvci_pack_unit(node->header, node->sections, section);
 		kvc_status_t status;
 
 		if (!atomic_compare_exchange_strong(&node->section, &section, section + layers))
 			continue;
 		status = kvci_pack_decode(&node->pack, node->header, node->sections, node->buffer, section, node->outer->buffer, node->checksums,
-		                          &node->tier->scratches[scratch]);
+		                          &tier->scratches[scratch]);
 		if (status != KVC_OK)
 			node->status = status;
 		else
 			decode_tell(node, section, layers);
 		section = atomic_load(&node->section);
+		again = section < node->header->section_count && decode_sections_wanted(node);
 	}
-	coded_scratch_give(node->tier, scratch);
+	coded_scratch_give(tier, scratch);
 	node->ns += kvci_clock_ns() - begin_ns;
+	if (again) {
+		kvci_workers_submit(tier->workers, job);
+		return;
+	}
 	if (atomic_fetch_sub(&node->running, 1) == 1 && node->status == KVC_OK)
 		decode_seal(node);
+	kvci_mailbox_post(tier->mailbox, job); /* with the last one the node is the owner's */
 }
 
 static void decode_done(struct kvci_job *job)
@@ -285,6 +301,7 @@ static void decode_done(struct kvci_job *job)
 	tier->jobs_out--;
 	if (--node->jobs_left != 0)
 		return;
+	tier->decoding--;
 	tier->figures.decode_ns += node->ns;
 	if (status == KVC_OK) {
 		tier->figures.coded_reads++;
@@ -345,7 +362,11 @@ static kvc_status_t decode_start(struct coded_node *node)
 	node->codec_id = KVC_CODEC_RAW;
 	for (uint32_t i = 0; i < count && node->codec_id == KVC_CODEC_RAW; i++)
 		node->codec_id = node->sections[i].codec_k != 0 ? node->sections[i].codec_k : node->sections[i].codec_v;
+	/* By turns, with as many records as threads: one job each keeps them abreast. */
+	if (tier->decoding >= tier->choice.thread_count && decode_sections_wanted(node))
+		jobs = 1;
 	jobs = jobs > count ? count : jobs;
+	tier->decoding++;
 	node->section = 0;
 	node->status = KVC_OK;
 	node->ns = 0;

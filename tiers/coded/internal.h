@@ -149,7 +149,7 @@ struct coded_tier {
 	bool closing, retry_armed;
 	struct coded_node *idle;
 	struct coded_queue reads, writes, coded; /* reads and writes that wait; coded ones to be written */
-	uint32_t encoding, buffers_used, write_buffers;
+	uint32_t encoding, decoding, buffers_used, write_buffers;
 	uint32_t jobs_out; /* given to workers, not back yet */
 	struct coded_buffer *buffers; /* to be used again */
 	uint32_t buffers_kept;

@@ -153,11 +153,11 @@ static void read_begin(struct read *read, uint32_t threads, uint32_t wanted)
 	assert_int_equal(disk_store_try(store, &disk, &error), KVC_OK);
 	assert_int_equal(kvci_coded_wrap(disk, &env, &coded), KVC_OK);
 	rig_open(&store->rig, coded, true);
+	gate_set(UINT32_MAX);
 	*read = (struct read){.record = record_make(&entry), .buffer = rig_buffer(sizes.record_bytes), .wanted = wanted};
 	assert_int_equal(rig_write(&store->rig, read->record, &entry), KVC_OK);
 	assert_true(entry.place.length_4k < entry.raw_length_4k);
 	if (codec != NULL) { /* what comes out is the codec's: taken from a load of the whole */
-		gate_set(UINT32_MAX);
 		assert_int_equal(rig_read(&store->rig, read->record, &entry, 0), KVC_OK);
 		assert_true((entry.flags & KVCI_RECORD_LOSSY) != 0);
 	}
@@ -343,6 +343,41 @@ static void test_coded__not_wanted_or_wanted_late__none_or_the_rest(void **state
 	read_end(&read);
 }
 
+/* Records that are decoded at a time go on abreast: with one thread, the second one's first section comes before the first one's second. */
+static void test_coded__two_records__go_on_abreast(void **state)
+{
+	struct read read, other = {.wanted = 1};
+	struct coded_tier *tier;
+
+	read_begin(&read, 1, 1);
+	other.record = read.record;
+	other.buffer = rig_buffer(sizes.record_bytes);
+	other.request = read.request;
+	other.request.buffer = other.buffer;
+	other.request.progress_wanted = &other.wanted;
+	tier = (struct coded_tier *)store->rig.tier;
+	read_submit(&read);
+	read_submit(&other);
+	while (tier->jobs_out < 2) /* both were read: the first waits at its gate, the second for the thread */
+		rig_poll(&store->rig, 1);
+	for (uint32_t sections = 1; sections < LAYERS; sections++) {
+		gate_set((1u << sections) - 1);
+		read_wait(&read, sections);
+		read_wait(&other, sections);
+		assert_int_equal(read.sections, sections);
+		assert_int_equal(other.sections, sections);
+		read_check(&read, sections);
+		read_check(&other, sections);
+	}
+	gate_set(UINT32_MAX);
+	rig_wait(&store->rig, &read.done);
+	rig_wait(&store->rig, &other.done);
+	read_check_whole(&read);
+	read_check_whole(&other);
+	kvci_free(other.buffer);
+	read_end(&read);
+}
+
 /* Closed while sections are given: the read ends once, nothing is told behind it. */
 static void test_coded__closed_in_between__ends_once(void **state)
 {
@@ -369,6 +404,7 @@ int main(void)
 		cmocka_unit_test(test_coded__decoded_out_of_order__given_in_order),
 		cmocka_unit_test(test_coded__late_section_is_damaged__earlier_ones_given_then_corrupt),
 		cmocka_unit_test(test_coded__not_wanted_or_wanted_late__none_or_the_rest),
+		cmocka_unit_test(test_coded__two_records__go_on_abreast),
 		cmocka_unit_test(test_coded__closed_in_between__ends_once),
 	};
 
