@@ -859,7 +859,7 @@ const struct kvc_codec_ops kvc_codec_ecsq_ops = {
 	.name = "ecsq",
 	.needs_profile = true,
 	.params = KVC_CODEC_PARAM_STEP | KVC_CODEC_PARAM_STEP_V | KVC_CODEC_PARAM_SINKS,
-	.defaults = { .step = 0.25f, .sinks = 4 },
+	.defaults = { .step = 0.26f, .sinks = 4 },
 	.scratch_bytes = ecsq_scratch_bytes,
 	.bound_bytes = ecsq_bound_bytes,
 	.encode = ecsq_encode,
