@@ -381,7 +381,7 @@ kvc_status_t kvci_coding_create(struct kvci_core *core, struct kvci_coding **ret
 	if (coding == NULL)
 		return KVC_NO_MEMORY;
 	coding->core = core;
-	status = kvci_forms_open(data_dir != NULL && data_dir[0] != '\0' ? data_dir : NULL, &coding->forms);
+	status = kvci_forms_open(data_dir != NULL && data_dir[0] != '\0' ? data_dir : NULL, kvci_core_run_file_job, core, &coding->forms);
 	if (status == KVC_OK && data_dir != NULL && data_dir[0] != '\0') {
 		coding->folder = kvci_asprintf("%s/profiles", data_dir);
 		status = coding->folder != NULL ? kvci_coding_load_profiles(coding, &added, &refused) : KVC_NO_MEMORY;

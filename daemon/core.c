@@ -38,18 +38,30 @@ static uint64_t core_now(void *context)
 	return kvci_clock_ns();
 }
 
-void kvci_core_run_job(void *context, struct kvci_job *job)
+static void core_run_on(struct kvci_core *core, struct kvci_workers *workers, struct kvci_job *job)
 {
-	struct kvci_core *core = context;
-
 	job->mailbox = core->mailbox;
 	if (!core->stopping) {
-		kvci_workers_submit(core->workers, job);
+		kvci_workers_submit(workers, job);
 		return;
 	}
 	if (job->run != NULL)
 		job->run(job);
 	kvci_mailbox_post(core->mailbox, job);
+}
+
+void kvci_core_run_job(void *context, struct kvci_job *job)
+{
+	struct kvci_core *core = context;
+
+	core_run_on(core, core->workers, job);
+}
+
+void kvci_core_run_file_job(void *context, struct kvci_job *job)
+{
+	struct kvci_core *core = context;
+
+	core_run_on(core, core->files, job);
 }
 
 static kvc_status_t core_slab_create(void *context, uint32_t slab, uint64_t bytes, uint32_t owner, void **ret_base)
@@ -365,13 +377,15 @@ static kvc_status_t core_create_cache(struct kvci_core *core)
 static kvc_status_t core_open_data(struct kvci_core *core, char **ret_disk_folder, char **ret_error)
 {
 	const char *data_dir = core->config->data_dir;
-	struct kvci_ledger_env ledger_env = {.context = core, .run_job = kvci_core_run_job, .saved = core_space_saved};
+	struct kvci_ledger_env ledger_env = {.context = core, .run_job = kvci_core_run_file_job, .saved = core_space_saved};
 	kvc_status_t status;
 
 	*ret_disk_folder = NULL;
 	if (data_dir == NULL || data_dir[0] == '\0')
 		return KVC_OK;
 	status = core_lock_folder(core, data_dir, ret_error);
+	if (status == KVC_OK)
+		status = kvci_workers_create("kvcask-files", 1, &core->files);
 	if (status == KVC_OK)
 		status = kvci_ledger_open(data_dir, &ledger_env, &core->ledger, ret_error);
 	if (status == KVC_OK) {
@@ -507,11 +521,12 @@ void kvci_core_finish(struct kvci_core *core)
 
 static void core_drain(struct kvci_core *core)
 {
-	if (core->workers == NULL)
+	if (core->workers == NULL && core->files == NULL)
 		return;
 	core->stopping = true;
 	kvci_workers_destroy(core->workers);
-	core->workers = NULL;
+	kvci_workers_destroy(core->files);
+	core->workers = core->files = NULL;
 	while (kvci_mailbox_drain(core->mailbox, CORE_DRAIN_JOBS) > 0)
 		continue;
 }

@@ -54,6 +54,7 @@ struct kvci_core {
 
 	struct kvci_loop *loop;
 	struct kvci_workers *workers;
+	struct kvci_workers *files; /* one thread, for what is written to data_dir: a file system that hangs must not take the workers; NULL: no data_dir */
 	struct kvci_mailbox *mailbox;
 	struct kvci_watch *mailbox_watch;
 	struct kvci_memory *memory;
@@ -93,6 +94,8 @@ void kvci_core_finish(struct kvci_core *core);
 /* Something happened in this turn: the brain gets its tick, and finished work its answers, before the next wait. */
 void kvci_core_wake(struct kvci_core *core);
 void kvci_core_run_job(void *core, struct kvci_job *job);
+/* The same for what writes to data_dir: on a thread of its own, one after another. */
+void kvci_core_run_file_job(void *core, struct kvci_job *job);
 /* Refreshes the gauges and the face at once. */
 void kvci_core_refresh(struct kvci_core *core);
 

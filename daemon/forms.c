@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,9 +22,16 @@ _Static_assert(sizeof(struct forms_entry) == 72, "entries of the file");
 
 struct kvci_forms {
 	int fd; /* -1: memory only */
-	uint64_t end_bytes; /* of whole entries in the file */
+	uint64_t end_bytes; /* of whole entries in the file; the job's while it runs */
 	struct forms_entry *entries;
 	uint32_t count;
+	uint32_t written; /* entries that are in the file, or were tried */
+	void (*run_job)(void *context, struct kvci_job *job);
+	void *context;
+	struct kvci_job job;
+	bool writing;
+	struct forms_entry entry; /* the job's */
+	int failure;
 };
 
 const struct kvc_form *kvci_forms_find(const struct kvci_forms *forms, uint64_t form_id)
@@ -62,7 +70,43 @@ static void forms_read(struct kvci_forms *forms)
 	}
 }
 
-kvc_status_t kvci_forms_open(const char *folder, struct kvci_forms **ret_forms)
+/* ---- writing: a file system that hangs must not hold up the owner ---- */
+
+static void forms_run(struct kvci_job *job)
+{
+	struct kvci_forms *forms = (struct kvci_forms *)((char *)job - offsetof(struct kvci_forms, job));
+
+	forms->failure = 0;
+	errno = 0;
+	if (pwrite(forms->fd, &forms->entry, sizeof(forms->entry), (off_t)forms->end_bytes) == (ssize_t)sizeof(forms->entry))
+		forms->end_bytes += sizeof(forms->entry); /* else the next one is written over what came of it */
+	else
+		forms->failure = errno != 0 ? errno : ENOSPC;
+}
+
+static void forms_write_next(struct kvci_forms *forms)
+{
+	if (forms->writing || forms->fd < 0 || forms->written == forms->count)
+		return;
+	forms->writing = true;
+	forms->entry = forms->entries[forms->written++];
+	forms->run_job(forms->context, &forms->job);
+}
+
+static void forms_done(struct kvci_job *job)
+{
+	struct kvci_forms *forms = (struct kvci_forms *)((char *)job - offsetof(struct kvci_forms, job));
+
+	if (forms->failure != 0)
+		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "forms", "a form could not be written: %s", strerror(forms->failure));
+	forms->writing = false;
+	forms_write_next(forms);
+}
+
+/* ---- open and close ---- */
+
+kvc_status_t kvci_forms_open(const char *folder, void (*run_job)(void *context, struct kvci_job *job), void *context,
+                             struct kvci_forms **ret_forms)
 {
 	struct kvci_forms *forms = kvci_alloc_zero(1, sizeof(*forms));
 	char *path;
@@ -70,6 +114,9 @@ kvc_status_t kvci_forms_open(const char *folder, struct kvci_forms **ret_forms)
 	if (forms == NULL)
 		return KVC_NO_MEMORY;
 	forms->fd = -1;
+	forms->run_job = run_job;
+	forms->context = context;
+	forms->job = (struct kvci_job){.run = forms_run, .done = forms_done};
 	if (folder != NULL) {
 		path = kvci_asprintf("%s/forms", folder);
 		if (path == NULL) {
@@ -81,6 +128,7 @@ kvc_status_t kvci_forms_open(const char *folder, struct kvci_forms **ret_forms)
 			kvci_log(KVCI_LOG_WARN, "forms", "%s: %s: after a restart packed blocks wait for their engine", path, strerror(errno));
 		else
 			forms_read(forms);
+		forms->written = forms->count;
 		kvci_free(path);
 	}
 	*ret_forms = forms;
@@ -101,10 +149,6 @@ void kvci_forms_note(struct kvci_forms *forms, const struct kvc_form *form)
 {
 	struct forms_entry entry = {.id = kvc_form_id(form), .form = *form};
 
-	if (!forms_add(forms, &entry) || forms->fd < 0)
-		return;
-	if (pwrite(forms->fd, &entry, sizeof(entry), (off_t)forms->end_bytes) == (ssize_t)sizeof(entry))
-		forms->end_bytes += sizeof(entry); /* else the next one is written over what came of it */
-	else
-		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "forms", "a form could not be written: %s", strerror(errno));
+	if (forms_add(forms, &entry))
+		forms_write_next(forms);
 }

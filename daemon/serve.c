@@ -2,6 +2,8 @@
  * A connection: HELLO and BIND, the table of messages, and what all handlers share. */
 #include "daemon/serve_internal.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -327,6 +329,20 @@ static kvc_status_t serve_parse_space(struct kvci_conn *conn, const char *bytes,
 	return KVC_OK;
 }
 
+/* The commonest mistake of a first try: no memory for one block, which is at most a slab and a client's part. */
+static void serve_say_too_big(const struct kvci_conn *conn, const struct kvc_form *form, char *text, size_t text_bytes)
+{
+	const struct kvci_sizes *memory = &conn->core->sizes;
+	struct kvc_form_sizes sizes;
+
+	if (kvc_form_sizes(form, &sizes, NULL) != KVC_OK)
+		return;
+	if (sizes.record_bytes > memory->slab_bytes)
+		snprintf(text, text_bytes, "block: %" PRIu32 " KiB; raise memory.slab", (uint32_t)(sizes.record_bytes >> 10));
+	else if (sizes.record_bytes > memory->memory_bytes / 100 * conn->core->config->memory_client_share_percent)
+		snprintf(text, text_bytes, "block: %" PRIu32 " KiB; raise memory.capacity", (uint32_t)(sizes.record_bytes >> 10));
+}
+
 static kvc_status_t serve_bind_parsed(struct kvci_conn *conn, const struct kvci_message *message,
                                       struct kvci_message *answer)
 {
@@ -350,6 +366,8 @@ static kvc_status_t serve_bind_parsed(struct kvci_conn *conn, const struct kvci_
 	}
 	status = kvci_cache_bind(conn->core->cache, conn->client, &space, &form, &binding, &epoch);
 	kvci_space_fini(&space);
+	if (status == KVC_TOO_BIG)
+		serve_say_too_big(conn, &form, answer->text, sizeof(answer->text));
 	if (status != KVC_OK)
 		return status;
 	kvci_coding_note_form(conn->core->coding, &form);

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,12 +21,16 @@
 
 enum {
 	SERVER_CLIENTS_MAX = 4096,
+	SERVER_CLIENTS_LEAST = 8,
+	SERVER_FDS_OTHERS = 192,   /* slabs, segments, the index */
+	SERVER_FDS_PER_CLIENT = 4, /* socket, pidfd, window, an answer's */
 	SERVER_QUEUE_MAX = 1024,   /* messages a client has not read, beyond what its socket holds */
 	SERVER_QUEUE_FDS_MAX = 16, /* fds among them: an answer in one can be long */
 	SERVER_RECEIVE_TURN = 16,  /* messages of one client before the others have their turn */
 	SERVER_ACCEPT_TURN = 16,
 };
 #define SERVER_TURN_NS (150 * 1000) /* and no more than this of one client at a time */
+#define SERVER_ACCEPT_PAUSE_NS (UINT64_C(100) * 1000 * 1000)
 
 struct server_queued {
 	struct server_queued *next;
@@ -63,7 +68,8 @@ struct kvci_server {
 	struct server_listener *listeners;
 	struct server_client *clients;
 	struct server_client *awake;
-	uint32_t client_count;
+	struct kvci_timer accept_again; /* armed while no listener is watched */
+	uint32_t client_count, clients_max;
 	bool quiet;
 };
 
@@ -399,6 +405,26 @@ static bool server_admits(const struct server_listener *listener, const struct k
 	return peer->uid == 0 || peer->uid == geteuid() || (listener->mode & 0066) != 0;
 }
 
+static void server_watch_listeners(struct kvci_server *server, uint32_t epoll_events)
+{
+	for (struct server_listener *listener = server->listeners; listener != NULL; listener = listener->next)
+		kvci_loop_rewatch(server->core->loop, listener->watch, epoll_events);
+}
+
+static void server_accept_again(void *context)
+{
+	server_watch_listeners(context, EPOLLIN);
+}
+
+/* Who waits to be accepted keeps the socket ready: without a pause the loop would turn for nothing else. */
+static void server_accept_failed(struct kvci_server *server, kvc_status_t status)
+{
+	KVCI_LOG_LIMITED(KVCI_LOG_WARN, "server", "cannot accept a client: %s",
+	                 status == KVC_BUSY ? "no file descriptor is free (ulimit -n)" : kvc_status_text(status));
+	if (kvci_loop_timer_arm(server->core->loop, &server->accept_again, kvci_clock_ns() + SERVER_ACCEPT_PAUSE_NS) == KVC_OK)
+		server_watch_listeners(server, 0);
+}
+
 static void server_accept(void *context, uint32_t epoll_events)
 {
 	struct server_listener *listener = context;
@@ -413,17 +439,19 @@ static void server_accept(void *context, uint32_t epoll_events)
 		if (status == KVC_PENDING)
 			return;
 		if (status != KVC_OK) {
-			KVCI_LOG_LIMITED(KVCI_LOG_WARN, "server", "cannot accept a client: %s", kvc_status_text(status));
+			server_accept_failed(server, status);
 			return;
 		}
-		if (!server_admits(listener, &peer) || server->client_count >= SERVER_CLIENTS_MAX)
+		if (!server_admits(listener, &peer))
 			status = KVC_DENIED;
+		else if (server->client_count >= server->clients_max)
+			status = KVC_BUSY;
 		else
 			status = server_add(server, fd, listener->tenant, &peer);
 		if (status == KVC_OK)
 			continue;
 		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "server", "client of process %d (uid %u) refused: %s", (int)peer.pid,
-		                 (unsigned)peer.uid, kvc_status_text(status));
+		                 (unsigned)peer.uid, status == KVC_BUSY ? "too many clients" : kvc_status_text(status));
 		close(fd);
 		if (peer.pidfd >= 0)
 			close(peer.pidfd);
@@ -442,6 +470,20 @@ kvc_status_t kvci_server_adopt(struct kvci_server *server, int fd, const char *t
 
 /* ---- life ---- */
 
+/* A flood of clients must not take the descriptors that blocks need. */
+static uint32_t server_clients_max(void)
+{
+	struct rlimit limit;
+	uint64_t most;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return SERVER_CLIENTS_MAX;
+	most = limit.rlim_cur > SERVER_FDS_OTHERS ? (limit.rlim_cur - SERVER_FDS_OTHERS) / SERVER_FDS_PER_CLIENT : 0;
+	if (most < SERVER_CLIENTS_LEAST)
+		return SERVER_CLIENTS_LEAST;
+	return most < SERVER_CLIENTS_MAX ? (uint32_t)most : SERVER_CLIENTS_MAX;
+}
+
 kvc_status_t kvci_server_create(struct kvci_core *core, struct kvci_server **ret_server)
 {
 	struct kvci_server *server = kvci_alloc_zero(1, sizeof(*server));
@@ -449,6 +491,8 @@ kvc_status_t kvci_server_create(struct kvci_core *core, struct kvci_server **ret
 	if (server == NULL)
 		return KVC_NO_MEMORY;
 	server->core = core;
+	server->clients_max = server_clients_max();
+	server->accept_again = (struct kvci_timer){.run = server_accept_again, .context = server};
 	*ret_server = server;
 	return KVC_OK;
 }
@@ -488,6 +532,7 @@ fail:
 
 static void server_unlisten(struct kvci_server *server)
 {
+	kvci_loop_timer_disarm(server->core->loop, &server->accept_again);
 	while (server->listeners != NULL) {
 		struct server_listener *listener = server->listeners;
 

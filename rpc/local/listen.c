@@ -20,7 +20,7 @@
 #endif
 
 enum {
-	LISTEN_BACKLOG = 64,
+	LISTEN_BACKLOG = 1024, /* many workers start at once: connecting never waits, and does not fail for that */
 	LISTEN_LOCK_TRIES = 50,
 	LISTEN_LOCK_PAUSE_NS = 2000000,
 };

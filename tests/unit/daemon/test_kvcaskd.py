@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+import resource
 import signal
 import socket
 import struct
@@ -70,6 +71,16 @@ class Raw:
         except OSError:
             return False
         return answer is not None and answer["tag"] == 77
+
+    def alive_or_refused(self):
+        """True: accepted, and answers; False: hung up on."""
+        try:
+            answer, fds = self.ask(HELLO, a=1, flags=NO_SESSION, text=b"raw")
+        except ConnectionError:
+            return False
+        for fd in fds:
+            os.close(fd)
+        return answer is not None and answer["status"] == 0
 
     def hung_up(self):
         try:
@@ -396,6 +407,35 @@ def many_clients_come_and_go():
         check(len(os.listdir(f"/proc/{daemon.process.pid}/fd")) < 60, "fds leak")
 
 
+def no_descriptor_is_free():
+    """Clients get their part of the descriptors; when there is none for a new one, the daemon does not turn for nothing, and goes on when there is."""
+    with Daemon("fds") as daemon:
+        daemon.process = subprocess.Popen([harness.program("kvcaskd"), "--config", daemon.config()], stderr=open(daemon.log_path, "ab"),
+                                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512)))
+        daemon.wait_ready()
+        clients = [Raw(daemon, hello=False) for _ in range(100)]
+        check(sum(client.alive_or_refused() for client in clients) == (512 - 192) // 4, "not as many as there are descriptors for")
+        check(len(os.listdir(f"/proc/{daemon.process.pid}/fd")) < 400, "nothing is left for blocks")
+        for client in clients:
+            client.close()
+        loadgen("run", daemon, seed=1, chains=1, requests=2)
+        witness = Raw(daemon)
+        used = max(int(fd) for fd in os.listdir(f"/proc/{daemon.process.pid}/fd")) + 1
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (used, 512))
+        holes = used - len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+        began = time.monotonic()
+        waiting = [Raw(daemon, hello=False) for _ in range(holes + 5)]
+        while time.monotonic() - began < 1.5:
+            check(witness.alive(), "a client that was there is not served")
+            time.sleep(0.05)
+        tries = daemon.log().count("cannot accept a client") + sum(map(int, re.findall(r"(\d+) lines like", daemon.log())))
+        elapsed = time.monotonic() - began
+        check(0 < tries <= elapsed / 0.1 + 2, f"{tries} tries to accept in {elapsed:.1f} s")
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (512, 512))
+        check(all(client.alive_or_refused() for client in waiting), "who waited is not served when there is room again")
+        return f"{tries} tries in {elapsed:.1f} s"
+
+
 # ---- the web server ----
 
 def get(port, path):
@@ -619,6 +659,7 @@ CASES = {
     "memory_of_a_client_that_is_cut_off": memory_of_a_client_that_is_cut_off,
     "client_that_floods": client_that_floods,
     "many_clients_come_and_go": many_clients_come_and_go,
+    "no_descriptor_is_free": no_descriptor_is_free,
     "web_server": web_server,
     "questions_about_blocks": questions_about_blocks,
     "verify_keeps_to_its_rate_and_stops": verify_keeps_to_its_rate_and_stops,

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -110,6 +111,52 @@ static struct kvc_form form_of(uint32_t layers)
 	};
 }
 
+/* A job at once, or held until it is told. */
+static struct kvci_job *forms_held;
+static bool forms_hold;
+
+static void forms_run_job(void *context, struct kvci_job *job)
+{
+	if (forms_hold) {
+		assert_null(forms_held); /* one at a time */
+		forms_held = job;
+		return;
+	}
+	job->run(job);
+	job->done(job);
+}
+
+static void test_forms__file_hangs__known_at_once_written_later(void **state)
+{
+	char folder[] = "/tmp/kvc-forms-XXXXXX", path[64];
+	struct kvci_forms *forms;
+	struct kvci_job *job;
+	struct kvc_form form;
+	struct stat file;
+
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/forms", folder);
+	assert_int_equal(kvci_forms_open(folder, forms_run_job, NULL, &forms), KVC_OK);
+	forms_hold = true;
+	for (uint32_t i = 1; i <= 3; i++) {
+		form = form_of(i);
+		kvci_forms_note(forms, &form);
+		assert_non_null(kvci_forms_find(forms, kvc_form_id(&form)));
+	}
+	assert_int_equal(stat(path, &file), 0);
+	assert_int_equal(file.st_size, 0);
+	forms_hold = false;
+	job = forms_held;
+	assert_non_null(job);
+	job->run(job);
+	job->done(job);
+	assert_int_equal(stat(path, &file), 0);
+	assert_int_equal(file.st_size, 3 * 72);
+	kvci_forms_close(forms);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(rmdir(folder), 0);
+}
+
 static void test_forms__opened_again__those_that_are_whole(void **state)
 {
 	char folder[] = "/tmp/kvc-forms-XXXXXX", path[64];
@@ -119,7 +166,7 @@ static void test_forms__opened_again__those_that_are_whole(void **state)
 
 	assert_non_null(mkdtemp(folder));
 	snprintf(path, sizeof(path), "%s/forms", folder);
-	assert_int_equal(kvci_forms_open(folder, &forms), KVC_OK);
+	assert_int_equal(kvci_forms_open(folder, forms_run_job, NULL, &forms), KVC_OK);
 	for (int round = 0; round < 2; round++) /* the second finds them known */
 		for (uint32_t i = 1; i <= 5; i++) {
 			form = form_of(i);
@@ -135,7 +182,7 @@ static void test_forms__opened_again__those_that_are_whole(void **state)
 	assert_int_equal(pwrite(fd, "\x07", 1, 72 + 12), 1); /* of the second */
 	close(fd);
 	for (int round = 0; round < 2; round++) {
-		assert_int_equal(kvci_forms_open(folder, &forms), KVC_OK);
+		assert_int_equal(kvci_forms_open(folder, forms_run_job, NULL, &forms), KVC_OK);
 		for (uint32_t i = 1; i <= 6; i++) {
 			const struct kvc_form *found;
 
@@ -150,7 +197,7 @@ static void test_forms__opened_again__those_that_are_whole(void **state)
 	}
 	assert_int_equal(unlink(path), 0);
 	assert_int_equal(rmdir(folder), 0);
-	assert_int_equal(kvci_forms_open("/nowhere/at/all", &forms), KVC_OK); /* done without */
+	assert_int_equal(kvci_forms_open("/nowhere/at/all", forms_run_job, NULL, &forms), KVC_OK); /* done without */
 	kvci_forms_note(forms, &form);
 	assert_non_null(kvci_forms_find(forms, kvc_form_id(&form)));
 	kvci_forms_close(forms);
@@ -161,6 +208,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_scores__more_than_the_limit__the_oldest_go),
 		cmocka_unit_test(test_scores__said_again__replace_those_before),
+		cmocka_unit_test(test_forms__file_hangs__known_at_once_written_later),
 		cmocka_unit_test(test_forms__opened_again__those_that_are_whole),
 	};
 

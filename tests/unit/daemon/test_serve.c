@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The daemon's side of the protocol: every malformed, oversized or out-of-order message is answered to its sender alone, and changes nothing. */
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -675,6 +676,66 @@ static void test_serve__after_all_kinds_of_matches__misses_add_up(void **state)
 	assert_int_equal(kvci_stat_get(stats, KVCI_STAT_MATCH_KEYS), kvci_stat_get(stats, KVCI_STAT_MATCH_HIT_KEYS) + misses);
 }
 
+/* ---- a file system that hangs ---- */
+
+static sem_t hang_over;
+
+static void hang_run(struct kvci_job *job)
+{
+	while (sem_wait(&hang_over) != 0)
+		continue;
+}
+
+static void hang_done(struct kvci_job *job)
+{
+}
+
+/* What is written to data_dir waits; nobody else does. */
+static void test_serve__data_dir_hangs__others_are_answered(void **state)
+{
+	char folder[] = "/tmp/kvc-hang-XXXXXX", data_dir[64], command[64];
+	const char *const sets[] = {data_dir, "workers=1", "disk.capacity=64MiB", "disk.segment=4MiB", "disk.io=threads", NULL};
+	struct kvci_job job = {.run = hang_run, .done = hang_done};
+	struct fixture_core stuck;
+	struct fixture_conn conn;
+	struct kvci_message raise;
+	struct kvc_form form = fixture_form;
+
+	assert_non_null(mkdtemp(folder));
+	snprintf(data_dir, sizeof(data_dir), "data_dir=%s", folder);
+	assert_int_equal(sem_init(&hang_over, 0, 0), 0);
+	fixture_core_start(&stuck, sets);
+	fixture_conn_open(&stuck, &conn, "default", 0);
+	fixture_hello(&conn, 0);
+	kvci_core_run_file_job(stuck.core, &job);
+	for (uint32_t layers = 1; layers <= 3; layers++) { /* new spaces, of new forms */
+		char model[] = {'m', (char)('0' + layers), '\0'};
+
+		form.layer_count = layers;
+		assert_int_equal(fixture_bind(&conn, &form, model, NULL).status, KVC_OK);
+	}
+	assert_int_equal(fixture_admin(&conn, "stat", "{}").status, KVC_OK);
+	kvci_message_init(&raise, KVCI_MESSAGE_EPOCH_RAISE, 0);
+	raise.binding = fixture_bind_ok(&conn, "model");
+	raise.tag = 4711;
+	fixture_give(&conn, &raise);
+	assert_int_equal(fixture_admin(&conn, "spaces", "{}").status, KVC_OK);
+	assert_false(fixture_take(&conn, KVCI_MESSAGE_EPOCH_RAISE, 4711, &raise)); /* not before it is durable */
+	sem_post(&hang_over);
+	for (int i = 0; i < 5000 && !fixture_take(&conn, KVCI_MESSAGE_EPOCH_RAISE, 4711, &raise); i++) {
+		assert_int_equal(kvci_loop_turn(stuck.core->loop, KVCI_MS), KVC_OK);
+		kvci_conn_finish(conn.conn);
+	}
+	assert_int_equal(raise.type, KVCI_MESSAGE_EPOCH_RAISE);
+	assert_int_equal(raise.status, KVC_OK);
+	assert_true(raise.a > 0);
+	fixture_conn_close(&conn);
+	fixture_core_stop(&stuck);
+	sem_destroy(&hang_over);
+	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	assert_int_equal(system(command), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -698,6 +759,7 @@ int main(void)
 		CASE(test_serve__two_tenants__share_nothing),
 		CASE(test_serve__wrong_questions__are_refused),
 		CASE(test_serve__after_all_kinds_of_matches__misses_add_up),
+		CASE(test_serve__data_dir_hangs__others_are_answered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
