@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "tools/kvcask/print.h"
 #include "tools/kvcask/tool.h"
 
 /* Where daemons put their socket when nobody says: kvcask.vllm's autostart, then the systemd unit. */
@@ -60,6 +61,8 @@ int tool_failed_status(const struct tool *tool, const char *what, kvc_status_t s
 {
 	const char *more = kvc_last_error()[0] != '\0' ? kvc_last_error() : kvc_status_text(status);
 
+	if (status == KVC_TIMED_OUT && tool->client != NULL)
+		return tool_failed(tool, "no answer within %s; --timeout gives more", print_duration((double)tool->timeout_ns / 1e9));
 	/* The command has the question's name most of the time. */
 	if (strcmp(what, tool->command->name) == 0)
 		return tool_failed(tool, "%s", more);

@@ -59,7 +59,14 @@ static uint64_t config_chosen(const json_t *answer, const char *key)
 	return 0;
 }
 
-static void config_print(const json_t *answer)
+/* Those two are no options of the table: see kvcaskd --help-config. */
+static bool config_is_socket(const char *key)
+{
+	return strcmp(key, "socket") == 0 || strcmp(key, "sockets") == 0;
+}
+
+/* wanted: this option only; NULL: all. */
+static void config_print(const json_t *answer, const char *wanted)
 {
 	static const struct print_column columns[] = {
 		{ "option", false, false }, { "value", false, false }, { "chosen", false, false }, { "default", false, false }, { "", false, true },
@@ -70,6 +77,8 @@ static void config_print(const json_t *answer)
 	size_t i;
 
 	json_array_foreach(tool_at(answer, "sockets"), i, option) {
+		if (wanted != NULL && !config_is_socket(wanted))
+			break;
 		print_cell(table, "socket");
 		print_cell(table, "%s", tool_text(option, "path"));
 		print_cell(table, " ");
@@ -79,7 +88,11 @@ static void config_print(const json_t *answer)
 	/* Keys have dots: no paths here. */
 	json_object_foreach((json_t *)(uintptr_t)tool_at(answer, "options"), key, option) {
 		const char *value = tool_text(option, "value"), *otherwise = tool_text(option, "default");
-		uint64_t chosen = strcmp(value, "auto") == 0 ? config_chosen(answer, key) : 0;
+		uint64_t chosen;
+
+		if (wanted != NULL && config_is_socket(wanted))
+			break;
+		chosen = strcmp(value, "auto") == 0 ? config_chosen(answer, key) : 0;
 
 		print_cell(table, "%s", key);
 		print_cell(table, "%s", value[0] != '\0' ? value : "\"\"");
@@ -93,7 +106,7 @@ static void config_print(const json_t *answer)
 int tool_run_config(struct tool *tool)
 {
 	const char *key = tool->argument_count == 1 ? tool->arguments[0] : NULL, *nearest;
-	bool known = key == NULL;
+	bool known = key == NULL || config_is_socket(key);
 	json_t *answer;
 	int result;
 
@@ -106,13 +119,13 @@ int tool_run_config(struct tool *tool)
 	}
 	if (tool_flag(tool, "default"))
 		return config_print_default(tool);
-	result = tool_ask(tool, "config", key != NULL ? json_pack("{s:s}", "key", key) : NULL, &answer);
+	result = tool_ask(tool, "config", key != NULL && !config_is_socket(key) ? json_pack("{s:s}", "key", key) : NULL, &answer);
 	if (result != TOOL_OK)
 		return result;
 	if (tool->json)
 		tool_print_json(answer);
 	else
-		config_print(answer);
+		config_print(answer, key);
 	json_decref(answer);
 	return TOOL_OK;
 }

@@ -210,7 +210,11 @@ static int match_hash_tokens(struct match *match, const uint32_t *tokens, size_t
 	}
 	kvc_chain_destroy(chain);
 	kvci_free(out);
-	return status == KVC_OK ? TOOL_OK : tool_failed(tool, "chain: %s", kvc_status_text(status));
+	if (status != KVC_OK)
+		return tool_failed(tool, "chain: %s", kvc_status_text(status));
+	if (json_array_size(match->hashes) == 0)
+		return tool_failed(tool, "%zu tokens fill no block: one has %llu", count, (unsigned long long)block_tokens);
+	return TOOL_OK;
 }
 
 static int match_take_tokens(struct match *match, const char *list, const char *path)

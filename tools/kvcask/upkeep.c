@@ -20,6 +20,20 @@ static bool upkeep_is_one(const json_t *answer)
 	return !tool_true(answer, "more");
 }
 
+static int upkeep_look(struct tool *tool, json_t *arguments, json_t **ret_found)
+{
+	kvc_status_t status;
+
+	if (tool_open(tool) != TOOL_OK) {
+		json_decref(arguments);
+		return TOOL_FAILED;
+	}
+	status = tool_try(tool, "show", arguments, ret_found);
+	if (status == KVC_NOT_FOUND)
+		return tool_failed(tool, "no block's key begins with %s", tool->arguments[0]);
+	return status == KVC_OK ? TOOL_OK : tool_failed_status(tool, "show", status);
+}
+
 int tool_run_drop(struct tool *tool)
 {
 	json_t *found = NULL, *arguments, *answer;
@@ -34,7 +48,7 @@ int tool_run_drop(struct tool *tool)
 	if (tool_flag(tool, "space"))
 		json_object_set_new(arguments, "space", json_integer((json_int_t)space));
 	/* Looked at first: people give a few digits, and should see what they would have dropped. */
-	result = tool_ask(tool, "show", json_incref(arguments), &found);
+	result = upkeep_look(tool, json_incref(arguments), &found);
 	if (result == TOOL_OK && !upkeep_is_one(found)) {
 		result = tool_usage_error(tool, "more than one block begins with %s; give more digits, or --space:", tool->arguments[0]);
 		tool_print_candidates(stderr, found);

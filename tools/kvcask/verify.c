@@ -177,6 +177,8 @@ static int verify_offline_run(struct tool *tool, const char *folder)
 	}
 	if (status != KVC_OK)
 		result = tool_failed(tool, "%s", error != NULL ? error : kvc_status_text(status));
+	else if (summary.segments == 0)
+		result = tool_failed(tool, "%s holds no store: not one segment file is in it", folder);
 	else if (summary.damaged != 0 || summary.segments_damaged != 0 || summary.unreadable_bytes != 0)
 		result = tool_failed(tool, "damage was found; the daemon takes what is damaged as a miss");
 	kvci_free(error);

@@ -153,6 +153,8 @@ class Usage(unittest.TestCase):
     def test_verify__a_folder_that_is_none__exit_code_1(self):
         done = run("verify", "--dir", "/nonexistent-folder", code=1)
         self.assertRegex(done.stderr, r"^kvcask verify: .*nonexistent-folder")
+        with tempfile.TemporaryDirectory() as empty:
+            self.assertRegex(run("verify", "--dir", empty, code=1).stderr, "holds no store")
 
     def test_loadgen__without_kvcask__needs_no_daemon(self):
         one = json.loads(run("loadgen", "--without", "--json", *SMALL, socket="/nonexistent").stdout)
@@ -318,6 +320,7 @@ class Answers(unittest.TestCase):
         answer = self.daemon.json("match", "-S", 0, "--tokens-file", "-", stdin=json.dumps(tokens))
         self.assertEqual(answer["hashes"], expected[1::2])
         self.daemon("match", "-S", 0, "--tokens", "1", "--engine-block-tokens", "48", code=2)
+        self.assertIn("fill no block: one has 64", self.daemon("match", "-S", 0, "--tokens", "1,2,3", code=1).stderr)
 
     def test_fault__set_shown_and_cleared(self):
         self.assertIn("no faults", self.daemon("fault").stdout)
@@ -331,6 +334,8 @@ class Answers(unittest.TestCase):
         self.assertEqual(options["memory.capacity"]["value"], "256MiB")
         self.assertRegex(self.daemon("config").stdout, r"memory.capacity +256MiB +auto")
         self.assertEqual(list(self.daemon.json("config", "memory.capacity")["options"]), ["memory.capacity"])
+        self.assertNotIn("socket", self.daemon("config", "memory.capacity").stdout)
+        self.assertEqual(self.daemon("config", "socket").stdout.count("\n"), 2)
         self.assertIn("did you mean memory.capacity?", self.daemon("config", "memory.capacty", code=2).stderr)
 
     def test_bench__help__is_its_own(self):
@@ -353,7 +358,7 @@ class Changes(unittest.TestCase):
         answer = self.daemon.json("match", key)
         self.assertEqual((answer["keys"][0]["hit"], answer["keys"][0]["miss"]), (False, "dropped"))
         self.assertEqual(len(self.daemon.json("ls")["blocks"]), BLOCKS - 1)
-        self.daemon("drop", key, code=1)
+        self.assertEqual(self.daemon("drop", key, code=1).stderr, f"kvcask drop: no block's key begins with {key}\n")
 
     def test_drop__several_begin_so__drops_none_and_lists_them(self):
         keys = [b["key"] for b in self.daemon.json("ls")["blocks"]]
