@@ -17,6 +17,8 @@ enum {
 	MODEL_TWO_FROM = 4096,    /* symbols: below, one class */
 	MODEL_FOUR_FROM = 16384,
 	MODEL_SAMPLE = 16384,     /* symbols: so many tell the tables; of more only every so many-th token's are counted */
+	MODEL_SPARSE_FROM = 8192, /* symbols: of parts from here to twice MODEL_SAMPLE a quarter of each row is counted, in turn */
+	MODEL_SPARSE = 4,
 	MODEL_HEAD_BYTES = 12,
 	MODEL_VERSION = 1,
 };
@@ -136,13 +138,15 @@ static void model_classes(struct split_model *model, const struct split_counts *
 		model->channels[channel] = keys[model->channels[channel]];
 }
 
-/* One row. Two counters in turn: one increment need not wait for the one before it when the symbol is the same. Four at once, from two loads. */
-static void model_count_row(struct split_counts *counts, const uint16_t *restrict classes, const uint8_t *restrict from, size_t length)
+/* One row, or of every `sparse` times four symbols four, from the `first` four on. Two counters in turn: one increment need not wait for the one
+ * before it when the symbol is the same. Four at once, from two loads. */
+static void model_count_row(struct split_counts *counts, const uint16_t *restrict classes, const uint8_t *restrict from, size_t length,
+                            size_t sparse, size_t first)
 {
 	uint32_t *restrict even = counts->symbols[0], *restrict odd = counts->symbols[1];
 	size_t i;
 
-	for (i = 0; i + 4 <= length; i += 4) {
+	for (i = 4 * first; i + 4 <= length; i += 4 * sparse) {
 		uint32_t four;
 		uint64_t four_classes;
 
@@ -153,22 +157,24 @@ static void model_count_row(struct split_counts *counts, const uint16_t *restric
 		even[(four_classes >> 32 & 0xffff) | (four >> 16 & 0xff)]++;
 		odd[four_classes >> 48 | four >> 24]++;
 	}
-	for (; i < length; i++)
+	for (; sparse == 1 && i < length; i++)
 		even[classes[i] | from[i]]++;
 }
 
-/* How often each class has each symbol, by the rows of every `step`-th token. */
-static void model_histogram(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, size_t step)
+/* How often each class has each symbol, by the rows of every `step`-th token, of these one of `sparse` symbols. */
+static void model_histogram(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, size_t step,
+                            size_t sparse)
 {
+	size_t length, first = 0;
 	struct model_rows rows;
 	const uint8_t *row;
 	uint32_t channel;
-	size_t length;
 
-	memset(counts->symbols, 0, sizeof(counts->symbols));
+	for (int i = 0; i < 2; i++)
+		memset(counts->symbols[i], 0, (size_t)model->classes * 256 * sizeof(counts->symbols[i][0]));
 	model_rows_begin(&rows, model, symbols, count, step);
 	while ((row = model_rows_next(&rows, &channel, &length)) != NULL)
-		model_count_row(counts, model->channels + channel, row, length);
+		model_count_row(counts, model->channels + channel, row, length, sparse, first++ % sparse);
 	for (uint32_t i = 0; i < model->classes * 256; i++)
 		counts->symbols[0][i] += counts->symbols[1][i];
 }
@@ -189,7 +195,7 @@ static void model_allow(const struct split_model *model, struct split_counts *co
 
 bool split_model_fit(struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude, bool sample)
 {
-	size_t step = 1;
+	size_t step = 1, sparse = 1;
 
 	model->classes = count < MODEL_TWO_FROM ? 1 : count < MODEL_FOUR_FROM ? 2 : KVCI_RANS_CLASSES_MAX;
 	if (model_channels(model) <= KVCI_RANS_GROUP)
@@ -203,13 +209,15 @@ bool split_model_fit(struct split_model *model, struct split_counts *counts, con
 		/* Coded bytes with bits of a mantissa are too many to allow all that are in their range. */
 		if (sample && magnitude == 0xff && count >= 2 * MODEL_SAMPLE)
 			step = count / MODEL_SAMPLE;
+		else if (sample && magnitude == 0xff && count >= MODEL_SPARSE_FROM)
+			sparse = MODEL_SPARSE;
 	}
-	model_histogram(model, counts, symbols, count, step);
-	if (step != 1)
+	model_histogram(model, counts, symbols, count, step, sparse);
+	if (step != 1 || sparse != 1)
 		model_allow(model, counts, symbols, count, magnitude);
 	for (uint32_t class = 0; class < model->classes; class++)
 		kvci_rans_normalise(counts->symbols[0] + (size_t)class * 256, model->frequencies[class]);
-	return step != 1;
+	return step != 1 || sparse != 1;
 }
 
 size_t split_model_predict(const struct split_model *model, const struct split_counts *counts, size_t count)

@@ -42,7 +42,10 @@ static void coded_decide(struct coded_tier *tier)
 	const struct kvc_codec_ops *codec = id != KVC_CODEC_RAW ? kvc_codec_by_id(id) : NULL;
 	char why[sizeof(tier->figures.why)];
 
-	if (codec == NULL || tier->env.chosen == NULL)
+	if (codec == NULL)
+		return;
+	coded_regions_tell(tier);
+	if (tier->env.chosen == NULL)
 		return;
 	coded_choice_why(&tier->choice, why, sizeof(why));
 	tier->env.chosen(tier->env.context, codec->name, !tier->choice.codecs[id].refused, why);
@@ -598,6 +601,7 @@ static void coded_unwrap(struct coded_tier *tier)
 	for (unsigned i = 0; i < CODED_THREADS_MAX; i++)
 		kvci_pack_scratch_fini(&tier->scratches[i]);
 	pthread_mutex_destroy(&tier->scratch_lock);
+	kvci_free(tier->regions);
 	tier->tier.magic = 0;
 	kvci_free(tier);
 }
@@ -718,12 +722,12 @@ static kvc_status_t coded_drop(struct kvc_tier *tier, const struct kvc_tier_entr
 
 static kvc_status_t coded_register_memory(struct kvc_tier *tier, void *base, size_t length_bytes)
 {
-	return kvci_tier_register_memory(coded_of(tier)->below, base, length_bytes);
+	return coded_region_add(coded_of(tier), base, length_bytes);
 }
 
 static void coded_unregister_memory(struct kvc_tier *tier, void *base, size_t length_bytes)
 {
-	kvci_tier_unregister_memory(coded_of(tier)->below, base, length_bytes);
+	coded_region_remove(coded_of(tier), base, length_bytes);
 }
 
 static void coded_stats(struct kvc_tier *tier, struct kvc_tier_stats *ret_stats)

@@ -61,6 +61,7 @@ struct kvci_coded_env {
 	void (*chosen)(void *context, const char *codec, bool used, const char *text);
 	enum kvci_coded_mode mode;
 	unsigned thread_count;  /* 0: as many as there are cores, at most 8 */
+	bool register_always;   /* tell the tier below of registered memory also while records are packed and it never gets to see that memory */
 	uint64_t buffer_bytes;  /* limit of the I/O buffers together, but one is always given; 0: 256 MiB */
 };
 

@@ -6,6 +6,7 @@
  *   pack.c    records to coded ones and back           choose.c what auto chooses, and why
  *   try.c     codecs tried, so that their speeds are known
  *   pick.c    the codec of a record
+ *   regions.c memory that the tier below is told of, or not
  */
 #ifndef KVCI_CODED_INTERNAL_H
 #define KVCI_CODED_INTERNAL_H
@@ -136,6 +137,13 @@ struct coded_buffer {
 	size_t bytes;
 };
 
+/* Memory of the owner's. */
+struct coded_region {
+	void *base;
+	size_t length_bytes;
+	bool told; /* the tier below knows it */
+};
+
 struct coded_tier {
 	struct kvc_tier tier; /* first */
 	struct kvc_tier *below;
@@ -156,6 +164,8 @@ struct coded_tier {
 	pthread_mutex_t scratch_lock;
 	struct kvci_pack_scratch scratches[CODED_THREADS_MAX];
 	bool scratch_used[CODED_THREADS_MAX];
+	struct coded_region *regions;
+	uint32_t region_count, region_room;
 	struct kvci_job try_job;
 	struct coded_try try_result;
 	bool trying; /* a record's node does, too: one at a time */
@@ -165,6 +175,14 @@ struct coded_tier {
 
 /* Sets codec, params and profile of node->pack (codec NULL: raw), and try_pack if a codec should be tried. */
 void coded_pick(struct coded_node *node, const struct kvci_coded_target *target);
+
+/* ---- regions.c ---- */
+
+kvc_status_t coded_region_add(struct coded_tier *tier, void *base, size_t length_bytes);
+/* All regions that begin in it. */
+void coded_region_remove(struct coded_tier *tier, void *base, size_t length_bytes);
+/* Once records are no longer packed: tells the tier below of what it does not know. */
+void coded_regions_tell(struct coded_tier *tier);
 
 /* ---- nodes.c ---- */
 

@@ -344,6 +344,34 @@ static void test_split__tokens_that_take_turns__still_near_the_limit(void **cont
 	}
 }
 
+/* Tables of a part of a few thousand elements come from a quarter of each row; here what is counted has other exponents than the rest, and every
+ * eighth element one that is nowhere else. */
+static void test_split__small_part_that_is_otherwise_where_not_counted__still_near_the_limit(void **context)
+{
+	enum { COUNT = 12288, BYTES = 2 * COUNT };
+	struct kvc_form form = form_of(KVC_DTYPE_BF16);
+
+	(void)context;
+	form.arrangement = KVC_KV_FUSED;
+	form.order = KVC_ORDER_HN;
+	for (size_t turn = 0; turn < 4; turn++) {
+		struct bench bench;
+
+		bench_begin(&bench, &form, true, BYTES);
+		for (size_t i = 0; i < COUNT; i++) {
+			bool counted = i % 16 / 4 == (i / 128 + turn) % 4;
+			uint32_t exponent = (uint32_t)(random_next() >> 32) % 8 + (counted ? 100 : i % 8 == 1 ? 90 : 120);
+			uint16_t element = (uint16_t)(exponent << 7 | (random_next() >> 20 & 0x807f));
+
+			memcpy(bench.raw + 2 * i, &element, sizeof(element));
+		}
+		assert_true(bench_check(&bench));
+		/* 8 bits of sign and mantissa, 3 of the exponent, and which of the three: 1.3 bits; tables and states are 450 bytes */
+		assert_true((double)bench.coded_bytes <= 12.4 / 16 * BYTES + 600);
+		bench_end(&bench);
+	}
+}
+
 /* ---- damage ----------------------------------------------------------------------------------------------------------- */
 
 static void test_split__damage_behind_the_plane__inside_the_buffers_and_mostly_seen(void **context)
@@ -501,6 +529,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_split__bytes_that_are_no_floats__left_raw),
 		cmocka_unit_test(test_split__real_kv__within_1_percent_of_the_order_0_limit),
 		cmocka_unit_test(test_split__tokens_that_take_turns__still_near_the_limit),
+		cmocka_unit_test(test_split__small_part_that_is_otherwise_where_not_counted__still_near_the_limit),
 		cmocka_unit_test(test_split__damage_behind_the_plane__inside_the_buffers_and_mostly_seen),
 		cmocka_unit_test(test_split__wrong_length_asked__corrupt),
 		cmocka_unit_test(test_split__golden_stream__decodes_to_the_sample),

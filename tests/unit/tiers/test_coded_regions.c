@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Memory registered with the coded tier: the tier below hears of it where records pass raw, and of what it heard it also hears the end.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/tiers/coded_rig.h"
+
+enum { REGIONS = 20, REGION_BYTES = 1 << 20 };
+
+/* What the tiers below the coded one were told; the wrapped calls go no further. */
+static uint32_t told[REGIONS], ended[REGIONS];
+static uint8_t *memory;
+static bool refuses;
+
+kvc_status_t __real_kvci_tier_register_memory(struct kvc_tier *tier, void *base, size_t length_bytes);
+kvc_status_t __wrap_kvci_tier_register_memory(struct kvc_tier *tier, void *base, size_t length_bytes);
+void __real_kvci_tier_unregister_memory(struct kvc_tier *tier, void *base, size_t length_bytes);
+void __wrap_kvci_tier_unregister_memory(struct kvc_tier *tier, void *base, size_t length_bytes);
+
+kvc_status_t __wrap_kvci_tier_register_memory(struct kvc_tier *tier, void *base, size_t length_bytes)
+{
+	if (tier == store->rig.tier)
+		return __real_kvci_tier_register_memory(tier, base, length_bytes);
+	assert_int_equal(length_bytes, REGION_BYTES);
+	if (refuses)
+		return KVC_UNSUPPORTED;
+	told[((uint8_t *)base - memory) / REGION_BYTES]++;
+	return KVC_OK;
+}
+
+void __wrap_kvci_tier_unregister_memory(struct kvc_tier *tier, void *base, size_t length_bytes)
+{
+	if (tier == store->rig.tier) {
+		__real_kvci_tier_unregister_memory(tier, base, length_bytes);
+		return;
+	}
+	assert_int_equal(length_bytes, REGION_BYTES);
+	ended[((uint8_t *)base - memory) / REGION_BYTES]++;
+}
+
+static void rates(double decode_rate, double read_rate)
+{
+	struct coded_choice *choice = &((struct coded_tier *)store->rig.tier)->choice;
+
+	choice->read_rate = read_rate;
+	choice->codecs[KVC_CODEC_SPLIT].decode_rate = decode_rate;
+	choice->codecs[KVC_CODEC_SPLIT].stored_share = 0.7;
+	choice->codecs[KVC_CODEC_SPLIT].judged = true;
+	choice->codecs[KVC_CODEC_SPLIT].tried = true;
+}
+
+static void open_mode(enum kvci_coded_mode mode, bool always)
+{
+	struct coded_tier *tier;
+
+	env.mode = mode;
+	env.register_always = always;
+	store_open();
+	tier = (struct coded_tier *)store->rig.tier;
+	/* Known before the tier has tried: split, as the device is slow and the decoder is not. */
+	rates(1e12, 1e8);
+	tier->choice.codecs[KVC_CODEC_SPLIT].refused = false;
+	memset(told, 0, sizeof(told));
+	memset(ended, 0, sizeof(ended));
+	refuses = false;
+}
+
+static kvc_status_t add(uint32_t i)
+{
+	return kvci_tier_register_memory(store->rig.tier, memory + (size_t)i * REGION_BYTES, REGION_BYTES);
+}
+
+static void take(uint32_t i)
+{
+	kvci_tier_unregister_memory(store->rig.tier, memory + (size_t)i * REGION_BYTES, REGION_BYTES);
+}
+
+/* A write, behind which the tier decides anew. */
+static void decide(double decode_rate, double read_rate)
+{
+	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_HN, KVC_DTYPE_BF16, 2);
+	struct record record = record_make(&form, 1, false);
+
+	rates(decode_rate, read_rate);
+	target.form = form;
+	assert_int_equal(rig_write(&store->rig, record.bytes, &record.entry), KVC_OK);
+	kvci_free(record.bytes);
+}
+
+static void test_regions__records_are_packed__not_told(void **state)
+{
+	static const enum kvci_coded_mode modes[] = {KVCI_CODED_AUTO, KVCI_CODED_SPLIT, KVCI_CODED_ZSTD, KVCI_CODED_LZ4};
+
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		open_mode(modes[i], false);
+		assert_int_equal(add(0), KVC_OK);
+		assert_int_equal(add(1), KVC_OK);
+		take(0);
+		take(1);
+		assert_int_equal(told[0] + told[1] + ended[0] + ended[1], 0);
+		rig_close(&store->rig);
+	}
+}
+
+static void test_regions__records_pass_raw_or_wanted_always__told_and_ended(void **state)
+{
+	for (int always = 0; always < 2; always++) {
+		open_mode(always ? KVCI_CODED_SPLIT : KVCI_CODED_RAW, always != 0);
+		assert_int_equal(add(0), KVC_OK);
+		refuses = true;
+		assert_int_equal(add(1), KVC_UNSUPPORTED); /* as the tier below says */
+		assert_int_equal(told[0], 1);
+		take(0);
+		take(1);
+		assert_int_equal(ended[0], 1);
+		assert_int_equal(ended[1], 0); /* it never knew */
+		rig_close(&store->rig);
+	}
+}
+
+static void test_regions__auto_turns_to_raw_and_back__each_told_once(void **state)
+{
+	open_mode(KVCI_CODED_AUTO, false);
+	for (uint32_t i = 0; i < REGIONS - 1; i++)
+		assert_int_equal(add(i), KVC_OK);
+	take(3);
+	decide(1e8, 1e12);
+	for (uint32_t i = 0; i < REGIONS - 1; i++)
+		assert_int_equal(told[i], i != 3);
+	assert_int_equal(add(REGIONS - 1), KVC_OK);
+	assert_int_equal(told[REGIONS - 1], 1);
+	decide(1e12, 1e8); /* packed again: what is pinned stays so */
+	decide(1e8, 1e12);
+	for (uint32_t i = 0; i < REGIONS; i++) {
+		assert_int_equal(told[i], i != 3);
+		take(i);
+		assert_int_equal(ended[i], i != 3);
+	}
+	rig_close(&store->rig);
+}
+
+static int memory_setup(void **state)
+{
+	memory = rig_buffer((size_t)REGIONS * REGION_BYTES);
+	return setup(state);
+}
+
+static int memory_teardown(void **state)
+{
+	kvci_free(memory);
+	return teardown(state);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_regions__records_are_packed__not_told, memory_setup, memory_teardown),
+		cmocka_unit_test_setup_teardown(test_regions__records_pass_raw_or_wanted_always__told_and_ended, memory_setup, memory_teardown),
+		cmocka_unit_test_setup_teardown(test_regions__auto_turns_to_raw_and_back__each_told_once, memory_setup, memory_teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
