@@ -22,6 +22,9 @@
 #include "base/log.h"
 #include "daemon/admin.h"
 #include "daemon/core.h"
+#include "daemon/metrics.h"
+#include "daemon/sizes.h"
+#include "rpc/local/channel.h"
 
 enum { MAIN_OK = 0, MAIN_FAILED = 1, MAIN_CONFIG = 2, MAIN_SETS_MAX = 256 };
 #define MAIN_FLUSH_NS (60 * KVCI_SECOND)
@@ -155,6 +158,28 @@ static int main_configure(const struct main_arguments *arguments, struct kvci_co
 	return -1;
 }
 
+/* What the table of options cannot see; nothing is made or opened. */
+static int main_check(const struct kvci_config *config)
+{
+	struct kvci_sizes sizes;
+	char *error = NULL;
+	kvc_status_t status = kvci_sizes_resolve(config, NULL, &sizes, &error);
+
+	for (uint32_t i = 0; i < config->socket_count && status == KVC_OK; i++) {
+		if (strlen(config->sockets[i].path) <= kvci_channel_path_max())
+			continue;
+		status = KVC_CONFIG;
+		error = kvci_asprintf("socket path of %zu bytes: the system takes at most %zu: %s", strlen(config->sockets[i].path),
+		                      kvci_channel_path_max(), config->sockets[i].path);
+	}
+	if (status == KVC_OK && config->http_listen != NULL && config->http_listen[0] != '\0')
+		status = kvci_http_check(config->http_listen, &error);
+	if (status != KVC_OK)
+		return main_error(MAIN_CONFIG, error, kvc_status_text(status));
+	printf("the configuration is right\n");
+	return MAIN_OK;
+}
+
 /* ---- signals ---- */
 
 static void main_flush_limit(void *context)
@@ -275,10 +300,8 @@ int main(int argc, char **argv)
 	if (kvci_config_init(&config) != KVC_OK)
 		return main_error(MAIN_FAILED, NULL, "out of memory");
 	code = main_configure(&arguments, &config);
-	if (code < 0 && arguments.check_only) {
-		printf("the configuration is right\n");
-		code = MAIN_OK;
-	}
+	if (code < 0 && arguments.check_only)
+		code = main_check(&config);
 	if (code < 0) {
 		signal_fd = main_block_signals();
 		main_raise_fd_limit();

@@ -189,19 +189,22 @@ static enum MHD_Result http_answer(void *context, struct MHD_Connection *connect
 	return http_reply(connection, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", text, length);
 }
 
-/* "HOST:PORT", "[HOST]:PORT", ":PORT" to a listening socket. */
-static int http_listen(const char *address, char **ret_error)
+/* "HOST:PORT", "[HOST]:PORT", ":PORT". NULL: it is none of these. */
+static struct addrinfo *http_resolve(const char *address, char **ret_error)
 {
 	struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
 	struct addrinfo *found = NULL;
 	const char *colon = strrchr(address, ':');
 	char host[64] = "";
-	const int one = 1;
-	int fd, failure;
+	size_t digits;
+	int failure;
 
-	if (colon == NULL || (size_t)(colon - address) >= sizeof(host)) {
+	/* getaddrinfo takes 99999 for the port 34463. */
+	digits = colon != NULL ? strspn(colon + 1, "0123456789") : 0;
+	if (digits == 0 || digits > 5 || colon[1 + digits] != '\0' || strtoul(colon + 1, NULL, 10) > UINT16_MAX ||
+	    (size_t)(colon - address) >= sizeof(host)) {
 		*ret_error = kvci_asprintf("http.listen: %s is not ADDRESS:PORT", address);
-		return -1;
+		return NULL;
 	}
 	memcpy(host, address, (size_t)(colon - address));
 	if (host[0] == '[' && strlen(host) > 2) {
@@ -211,8 +214,30 @@ static int http_listen(const char *address, char **ret_error)
 	failure = getaddrinfo(host[0] != '\0' ? host : NULL, colon + 1, &hints, &found);
 	if (failure != 0) {
 		*ret_error = kvci_asprintf("http.listen: %s is not ADDRESS:PORT (%s)", address, gai_strerror(failure));
-		return -1;
+		return NULL;
 	}
+	return found;
+}
+
+kvc_status_t kvci_http_check(const char *address, char **ret_error)
+{
+	struct addrinfo *found = http_resolve(address, ret_error);
+
+	if (found == NULL)
+		return KVC_CONFIG;
+	freeaddrinfo(found);
+	return KVC_OK;
+}
+
+/* To a listening socket. */
+static int http_listen(const char *address, char **ret_error)
+{
+	struct addrinfo *found = http_resolve(address, ret_error);
+	const int one = 1;
+	int fd;
+
+	if (found == NULL)
+		return -1;
 	fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd >= 0)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));

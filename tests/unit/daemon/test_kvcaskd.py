@@ -133,6 +133,7 @@ def config_mistakes():
             ("memory.capacity: 8MiB\n", ["no socket"]),
             (f"socket: {sock}\nmemory.capacity: 8MiB\nmemory.slab: 16MiB\n", ["memory.slab", "memory.capacity"]),
             (f"socket: {sock}\nhttp.listen: nowhere\n", ["http.listen", "nowhere"]),
+            (f"socket: {sock}\nhttp.listen: 127.0.0.1:99999\n", ["http.listen", "99999"]),
             ("socket: /" + "x" * 200 + "\n", ["socket", "107"]),
             (f"socket: {sock}\ndata_dir: {folder}\ndisk.fault: 'read:dance'\n", ["dance"]),
         ]
@@ -143,6 +144,8 @@ def config_mistakes():
             check(code == 2, f"exit code {code} for {text!r}: {err}")
             last = err.strip().splitlines()[-1]
             check(last.startswith("kvcaskd: ") and all(word in last for word in expected), f"{text!r}: {last!r} lacks one of {expected}")
+            if "disk.fault" not in text:
+                check(run("--config", path, "--check-config") == (2, "", last + "\n"), f"--check-config does not see {text!r}")
         code, _, err = run("--config", os.path.join(folder, "missing.yaml"))
         check(code == 2 and "missing.yaml" in err, f"{code}: {err}")
         code, _, err = run("--set", f"socket={sock}", "--set", "memory.capacity")
