@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+enum { ALLOC_LAZY_BYTES = 128 << 10 }; /* less is not worth a mapping */
 
 static int (*alloc_hook)(void *context, size_t bytes);
 static void *alloc_hook_context;
@@ -56,6 +59,36 @@ void *kvci_alloc_zero(size_t count, size_t bytes)
 	if (__builtin_mul_overflow(count, bytes, &total) || !alloc_allowed(total))
 		return NULL;
 	return alloc_counted(calloc(1, total != 0 ? total : 1));
+}
+
+void *kvci_alloc_lazy(size_t count, size_t bytes)
+{
+	size_t total;
+	void *memory;
+
+	if (__builtin_mul_overflow(count, bytes, &total))
+		return NULL;
+	if (total < ALLOC_LAZY_BYTES)
+		return kvci_alloc_zero(count, bytes);
+	if (!alloc_allowed(total))
+		return NULL;
+	memory = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return NULL;
+	atomic_fetch_add_explicit(&alloc_live, total, memory_order_relaxed);
+	return memory;
+}
+
+void kvci_free_lazy(void *memory, size_t count, size_t bytes)
+{
+	size_t total = count * bytes;
+
+	if (total < ALLOC_LAZY_BYTES) {
+		kvci_free(memory);
+	} else if (memory != NULL) {
+		munmap(memory, total);
+		atomic_fetch_sub_explicit(&alloc_live, total, memory_order_relaxed);
+	}
 }
 
 void *kvci_realloc(void *memory, size_t bytes)

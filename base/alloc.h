@@ -20,10 +20,15 @@ char *kvci_strndup(const char *text, size_t bytes);
 char *kvci_asprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void kvci_free(void *memory); /* NULL is fine; also for aligned memory */
 
-/* For a program that is kvcask's alone. Pieces of 128 KiB and more always come from the kernel: they are zero without being written, cost
- * nothing until they are touched and go back when freed; the C library would soon serve them from its heap (it raises that bound when such
- * a piece is freed) and clear them in one go. And the heap grows by 32 MiB of addresses at a time, not by 132 KiB: each growth needs the
- * address space's lock, which a worker that populates a slab may hold, and lose the CPU with it. Before threads start. */
+/* Zeroed arrays that are long and filled little by little: from 128 KiB on each comes from the kernel by itself, is zero without being
+ * written, and a page of it costs something when it is touched (on a virtual machine whose host must find the memory first: 0.1 ms and
+ * more; an array of a MiB cleared in one go was 2 to 30 ms). Freed by kvci_free_lazy with the same numbers; NULL is fine. */
+void *kvci_alloc_lazy(size_t count, size_t bytes); /* overflow-checked */
+void kvci_free_lazy(void *memory, size_t count, size_t bytes);
+
+/* For a program that is kvcask's alone. Pieces of 128 KiB and more that do not fit into the heap as it is come from the kernel and go back
+ * when freed; the C library would raise that bound whenever such a piece is freed. And the heap grows by 32 MiB of addresses at a time, not by
+ * 132 KiB: each growth needs the address space's lock, which another thread may hold, and lose the CPU with it. Before threads start. */
 void kvci_alloc_settle(void);
 
 /* Bytes held at present, as the C library counts them (malloc_usable_size). */

@@ -42,6 +42,7 @@ struct kvci_extents {
 	uint32_t level_count;
 	uint32_t *tags;
 	uint64_t *bits; /* of all bitmaps */
+	size_t bits_words;
 	struct extents_bitmap bitmap[EXTENTS_LISTED_MIN]; /* by length; 0 is not used */
 	uint32_t fl_map;
 	uint32_t sl_map[EXTENTS_FL_COUNT];
@@ -114,7 +115,8 @@ static kvc_status_t bitmap_make_all(struct kvci_extents *extents)
 		words[extents->level_count] = left;
 		total += left;
 	}
-	extents->bits = kvci_alloc_zero((EXTENTS_LISTED_MIN - 1) * total, sizeof(*extents->bits));
+	extents->bits_words = (EXTENTS_LISTED_MIN - 1) * total;
+	extents->bits = kvci_alloc_lazy(extents->bits_words, sizeof(*extents->bits));
 	if (extents->bits == NULL)
 		return KVC_NO_MEMORY;
 	uint64_t *at = extents->bits;
@@ -242,7 +244,7 @@ kvc_status_t kvci_extents_create(uint64_t length_bytes, uint64_t unit_bytes, str
 	extents->unit_bytes = unit_bytes;
 	extents->length = (uint32_t)(length_bytes / unit_bytes);
 	memset(extents->heads, 0xff, sizeof(extents->heads));
-	extents->tags = kvci_alloc_zero(extents->length, sizeof(*extents->tags));
+	extents->tags = kvci_alloc_lazy(extents->length, sizeof(*extents->tags));
 	if (extents->tags == NULL || bitmap_make_all(extents) != KVC_OK) {
 		kvci_extents_destroy(extents);
 		return KVC_NO_MEMORY;
@@ -256,8 +258,8 @@ void kvci_extents_destroy(struct kvci_extents *extents)
 {
 	if (extents == NULL)
 		return;
-	kvci_free(extents->bits);
-	kvci_free(extents->tags);
+	kvci_free_lazy(extents->bits, extents->bits_words, sizeof(*extents->bits));
+	kvci_free_lazy(extents->tags, extents->length, sizeof(*extents->tags));
 	kvci_free(extents);
 }
 

@@ -64,10 +64,10 @@ struct kvci_slab *kvci_slab_by_id(const struct kvci_cache *cache, uint32_t id)
 	return slab != NULL && slab->id == id ? slab : NULL;
 }
 
-static void slab_free(struct kvci_slab *slab)
+static void slab_free(const struct kvci_cache *cache, struct kvci_slab *slab)
 {
 	kvci_extents_destroy(slab->extents);
-	kvci_free(slab->owners);
+	kvci_free_lazy(slab->owners, cache->config.slab_bytes >> KVCI_PAGE_SHIFT, sizeof(*slab->owners));
 	kvci_free(slab);
 }
 
@@ -89,7 +89,7 @@ static void slab_destroy(struct kvci_cache *cache, struct kvci_slab *slab)
 	group->slab_count--;
 	cache->slabs[slab->slot] = NULL;
 	cache->slabs_used--;
-	slab_free(slab);
+	slab_free(cache, slab);
 	if (arena->slab_count == 0)
 		arena_destroy(cache, arena);
 }
@@ -104,11 +104,11 @@ static kvc_status_t slab_make(struct kvci_cache *cache, uint32_t slot, struct kv
 	slab->slot = slot;
 	slab->id = (cache->slot_turns[slot] + 1) * cache->slot_count + slot;
 	kvci_list_init(&slab->in_arena);
-	slab->owners = kvci_alloc_zero(bytes >> KVCI_PAGE_SHIFT, sizeof(*slab->owners));
+	slab->owners = kvci_alloc_lazy(bytes >> KVCI_PAGE_SHIFT, sizeof(*slab->owners));
 	kvc_status_t status = slab->owners == NULL ? KVC_NO_MEMORY
 	                                           : kvci_extents_create(bytes, 1u << KVCI_PAGE_SHIFT, &slab->extents);
 	if (status != KVC_OK) {
-		slab_free(slab);
+		slab_free(cache, slab);
 		return status;
 	}
 	*ret_slab = slab;
@@ -140,7 +140,7 @@ static kvc_status_t arena_grow(struct kvci_cache *cache, struct kvci_group *grou
 		return status;
 	status = arena_home(cache, group, &arena);
 	if (status != KVC_OK) {
-		slab_free(slab);
+		slab_free(cache, slab);
 		return status;
 	}
 	status = cache->env.slab_create(cache->env.context, slab->id, cache->config.slab_bytes,
@@ -149,7 +149,7 @@ static kvc_status_t arena_grow(struct kvci_cache *cache, struct kvci_group *grou
 		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "cache", "no new slab of %llu bytes: %s",
 		                 (unsigned long long)cache->config.slab_bytes, kvc_status_text(status));
 		cache->slab_retry_ns = cache->now_ns + KVCI_SECOND;
-		slab_free(slab);
+		slab_free(cache, slab);
 		if (arena->slab_count == 0)
 			arena_destroy(cache, arena);
 		return status;
@@ -585,7 +585,7 @@ void kvci_arena_destroy_all(struct kvci_cache *cache)
 		struct kvci_arena *arena = slab->arena;
 		cache->env.slab_destroy(cache->env.context, slab->id);
 		kvci_list_remove(&slab->in_arena);
-		slab_free(slab);
+		slab_free(cache, slab);
 		if (--arena->slab_count == 0)
 			arena_destroy(cache, arena);
 	}

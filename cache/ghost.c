@@ -23,6 +23,12 @@ struct kvci_ghost {
 	uint32_t puts_an_age;
 };
 
+/* A set more than there are: the first lies at a cache line. */
+static size_t ghost_entries(const struct kvci_ghost *ghost)
+{
+	return ((size_t)ghost->set_mask + 2) * GHOST_SET_ENTRIES;
+}
+
 kvc_status_t kvci_ghost_create(uint32_t entry_count, const struct kvci_key_seed *seed, struct kvci_ghost **ret_ghost)
 {
 	uint32_t entries = GHOST_SET_ENTRIES;
@@ -48,7 +54,7 @@ void kvci_ghost_destroy(struct kvci_ghost *ghost)
 {
 	if (ghost == NULL)
 		return;
-	kvci_free(ghost->memory);
+	kvci_free_lazy(ghost->memory, ghost_entries(ghost), sizeof(*ghost->entries));
 	kvci_free(ghost);
 }
 
@@ -100,7 +106,7 @@ static uint64_t *ghost_victim(const struct kvci_ghost *ghost, uint64_t *set)
 /* Zeroed by the kernel page by page as sets are used: no step pays for all of it. */
 static bool ghost_take_memory(struct kvci_ghost *ghost)
 {
-	ghost->memory = kvci_alloc_zero(((size_t)ghost->set_mask + 2) * GHOST_SET_ENTRIES, sizeof(*ghost->entries));
+	ghost->memory = kvci_alloc_lazy(ghost_entries(ghost), sizeof(*ghost->entries));
 	if (ghost->memory == NULL)
 		return false;
 	ghost->entries = (uint64_t *)(((uintptr_t)ghost->memory + 63) & ~(uintptr_t)63);

@@ -491,9 +491,7 @@ void kvci_conn_destroy(struct kvci_conn *conn)
 	kvci_conn_mute(conn);
 	if (conn->client != 0)
 		kvci_cache_client_gone(conn->core->cache, conn->client);
-	kvci_memory_unmap(conn->window, conn->window_bytes);
-	if (conn->window_fd >= 0)
-		close(conn->window_fd);
+	kvci_memory_unmap(conn->core->memory, conn->window_fd, conn->window, conn->window_bytes);
 	kvci_free(conn->work.array);
 	kvci_free(conn->work.numbers);
 	kvci_free(conn->slabs);

@@ -53,6 +53,7 @@ kvc_status_t kvci_memory_slab_base(const struct kvci_memory *memory, uint32_t sl
 
 /* A memfd of `bytes` that can neither grow nor shrink, and its read-write mapping: windows. *ret_fd is the caller's. */
 kvc_status_t kvci_memory_map(const char *name, uint64_t bytes, int *ret_fd, void **ret_base);
-void kvci_memory_unmap(void *base, uint64_t bytes);
+/* The end of such a mapping, on a worker; takes the fd. Nothing to do: fd -1 and base NULL. */
+void kvci_memory_unmap(struct kvci_memory *memory, int fd, void *base, uint64_t bytes);
 
 #endif

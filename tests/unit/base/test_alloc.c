@@ -6,6 +6,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <sys/mman.h>
+
 #include "base/alloc.h"
 
 struct denier {
@@ -77,6 +79,41 @@ static void test_alloc__zero__is_zero_and_refuses_overflow(void **state)
 	assert_null(kvci_alloc_zero(3, SIZE_MAX / 2));
 }
 
+/* Short and long ones, of which the long cost no memory before they are used. */
+static void test_alloc__lazy__is_zero_counted_and_untouched(void **state)
+{
+	const size_t counts[] = {10, 1 << 20};
+	uint64_t before = kvci_alloc_live_bytes();
+	struct denier denier = {0};
+	unsigned char resident[(8 << 20) / 4096];
+	uint64_t *words;
+
+	for (unsigned i = 0; i < 2; i++) {
+		words = kvci_alloc_lazy(counts[i], sizeof(*words));
+		assert_non_null(words);
+		assert_true(kvci_alloc_live_bytes() >= before + counts[i] * sizeof(*words));
+		if (i == 1) {
+			assert_int_equal(mincore(words, sizeof(resident) * 4096, resident), 0);
+			for (size_t page = 0; page < sizeof(resident); page++)
+				assert_int_equal(resident[page] & 1, 0);
+		}
+		for (size_t at = 0; at < counts[i]; at++)
+			assert_int_equal(words[at], 0);
+		words[counts[i] - 1] = 1;
+		kvci_free_lazy(words, counts[i], sizeof(*words));
+		assert_int_equal(kvci_alloc_live_bytes(), before);
+	}
+	assert_null(kvci_alloc_lazy(SIZE_MAX / 2, 3));
+	kvci_free_lazy(NULL, 10, 8);
+	kvci_free_lazy(NULL, 1 << 20, 8);
+	kvci_alloc_set_hook(denier_hook, &denier);
+	for (unsigned i = 0; i < 2; i++)
+		assert_null(kvci_alloc_lazy(counts[i], sizeof(*words)));
+	kvci_alloc_set_hook(NULL, NULL);
+	assert_int_equal(denier.asked, 2);
+	assert_int_equal(kvci_alloc_live_bytes(), before);
+}
+
 static void test_alloc__aligned__has_the_alignment(void **state)
 {
 	for (size_t align = sizeof(void *); align <= 1 << 16; align *= 2) {
@@ -107,6 +144,7 @@ int main(void)
 		cmocka_unit_test(test_alloc__hook_says_no__every_function_returns_null),
 		cmocka_unit_test(test_alloc__everything_freed__live_bytes_are_as_before),
 		cmocka_unit_test(test_alloc__zero__is_zero_and_refuses_overflow),
+		cmocka_unit_test(test_alloc__lazy__is_zero_counted_and_untouched),
 		cmocka_unit_test(test_alloc__aligned__has_the_alignment),
 		cmocka_unit_test(test_alloc__strings__are_cut_where_they_end),
 	};

@@ -167,6 +167,31 @@ static void test_memory__destroyed_after_quiesce__freed_at_once(void **state)
 	rig_end(&rig);
 }
 
+/* 16 MiB of pages, some milliseconds, at each end of a client: not on the owner thread while there is a worker. */
+static void test_memory__window_unmapped__by_a_job_or_at_once_in_the_end(void **state)
+{
+	struct rig rig;
+	unsigned char page;
+
+	rig_begin(&rig, false);
+	for (unsigned quiet = 0; quiet < 2; quiet++) {
+		void *base;
+		int fd;
+
+		assert_int_equal(kvci_memory_map("window", SLAB_BYTES, &fd, &base), KVC_OK);
+		memset(base, 1, SLAB_BYTES);
+		if (quiet)
+			kvci_memory_quiesce(rig.memory);
+		kvci_memory_unmap(rig.memory, fd, base, SLAB_BYTES);
+		assert_int_equal(mincore(base, PAGE, &page), quiet ? -1 : 0);
+		assert_int_equal(rig_work(&rig), !quiet);
+		assert_int_equal(mincore(base, PAGE, &page), -1);
+		assert_int_equal(fcntl(fd, F_GETFD), -1);
+	}
+	kvci_memory_unmap(rig.memory, -1, NULL, 0);
+	rig_end(&rig);
+}
+
 /* What a client that got the fd may do, before and after the seal. */
 static void test_memory__sealed_slab__nobody_can_write_or_resize_it_any_more(void **state)
 {
@@ -258,6 +283,7 @@ int main(void)
 		cmocka_unit_test(test_memory__huge_pages__all_resident_and_unchanged),
 		cmocka_unit_test(test_memory__destroyed_while_touched__freed_after_the_job),
 		cmocka_unit_test(test_memory__destroyed_after_quiesce__freed_at_once),
+		cmocka_unit_test(test_memory__window_unmapped__by_a_job_or_at_once_in_the_end),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
