@@ -19,6 +19,7 @@ enum {
 	MODEL_SAMPLE = 16384,     /* symbols: so many tell the tables; of more only every so many-th token's are counted */
 	MODEL_SPARSE_FROM = 8192, /* symbols: of parts from here to twice MODEL_SAMPLE a quarter of each row is counted, in turn */
 	MODEL_SPARSE = 4,
+	MODEL_APART = 102,        /* of two classes' channels: variance of the means, in steps of 1/16 squared, from which they are apart; chance gives 30 */
 	MODEL_HEAD_BYTES = 12,
 	MODEL_VERSION = 1,
 };
@@ -110,10 +111,12 @@ static void model_sums(const struct split_model *model, struct split_counts *cou
 	}
 }
 
-/* The channels in the order of their means, cut into classes of equally many. Equal means share a class. */
+/* The channels in the order of their means, cut into classes of equally many. Equal means share a class. Two classes are one where the means are hardly
+ * apart: pages that are packed across tokens and channels, of a layout that the form does not tell, have none. */
 static void model_classes(struct split_model *model, const struct split_counts *counts)
 {
 	uint32_t channels = model_channels(model), below = 0, least = MODEL_KEYS - 1, most = 0;
+	uint64_t sum = 0, squares = 0;
 	uint16_t keys[MODEL_KEYS] = { 0 }; /* first how many channels, then their class */
 
 	for (uint32_t channel = 0; channel < channels; channel++) {
@@ -124,6 +127,13 @@ static void model_classes(struct split_model *model, const struct split_counts *
 		keys[key]++;
 		least = key < least ? key : least;
 		most = key > most ? key : most;
+		sum += key;
+		squares += (uint64_t)key * key;
+	}
+	if (model->classes == 2 && squares * channels - sum * sum < (uint64_t)MODEL_APART * channels * channels) {
+		model->classes = 1;
+		memset(model->channels, 0, channels * sizeof(model->channels[0]));
+		return;
 	}
 	for (uint32_t key = least; key <= most; key++) {
 		uint32_t here = keys[key], class;

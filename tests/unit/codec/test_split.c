@@ -372,6 +372,44 @@ static void test_split__small_part_that_is_otherwise_where_not_counted__still_ne
 	}
 }
 
+/* The same values with the channels where the form says, and all mixed: one table does as well there, and is no larger than the limit and its own bytes. */
+static void test_split__small_part_without_channels__as_good_as_one_table(void **context)
+{
+	enum { COUNT = 12288, BYTES = 2 * COUNT };
+	struct kvc_form form = form_of(KVC_DTYPE_BF16);
+	size_t coded[2];
+
+	(void)context;
+	form.arrangement = KVC_KV_FUSED;
+	form.order = KVC_ORDER_HN;
+	form.engine_block_tokens = form.block_tokens = 32;
+	for (int mixed = 0; mixed < 2; mixed++) {
+		struct bench bench;
+		double bits = 0;
+		uint32_t counts[256] = { 0 };
+
+		bench_begin(&bench, &form, true, BYTES);
+		for (size_t i = 0; i < COUNT; i++) {
+			uint32_t channel = mixed ? (uint32_t)(random_next() >> 40) : (uint32_t)i;
+			uint32_t a = (uint32_t)(random_next() >> 32), exponent = 120 + channel % 4 + a % 3 + (a >> 8) % 3;
+			uint16_t element = (uint16_t)(exponent << 7 | (a >> 16 & 0x807f));
+
+			counts[exponent]++;
+			memcpy(bench.raw + 2 * i, &element, sizeof(element));
+		}
+		for (int i = 0; i < 256; i++)
+			if (counts[i] != 0)
+				bits += counts[i] * log2((double)COUNT / counts[i]);
+		assert_true(bench_check(&bench));
+		coded[mixed] = bench.coded_bytes;
+		if (mixed) {
+			assert_true((double)coded[1] <= COUNT + bits / 8 * 1.01 + 256 + 40); /* no channels' classes: 96 bytes, and a second table */
+			assert_true(coded[0] < coded[1]);
+		}
+		bench_end(&bench);
+	}
+}
+
 /* ---- damage ----------------------------------------------------------------------------------------------------------- */
 
 static void test_split__damage_behind_the_plane__inside_the_buffers_and_mostly_seen(void **context)
@@ -529,6 +567,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_split__bytes_that_are_no_floats__left_raw),
 		cmocka_unit_test(test_split__real_kv__within_1_percent_of_the_order_0_limit),
 		cmocka_unit_test(test_split__tokens_that_take_turns__still_near_the_limit),
+		cmocka_unit_test(test_split__small_part_without_channels__as_good_as_one_table),
 		cmocka_unit_test(test_split__small_part_that_is_otherwise_where_not_counted__still_near_the_limit),
 		cmocka_unit_test(test_split__damage_behind_the_plane__inside_the_buffers_and_mostly_seen),
 		cmocka_unit_test(test_split__wrong_length_asked__corrupt),
