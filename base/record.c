@@ -291,26 +291,35 @@ void kvci_record_put_scores(void *record, const uint8_t *scores, uint32_t scores
 	*end_bytes = at + scores_bytes;
 }
 
-kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
-                                const struct kvci_section_entry *sections, uint32_t *ret_section)
+kvc_status_t kvci_record_verify_some(const void *record, const struct kvci_record_header *header, const struct kvci_section_entry *sections,
+                                     uint64_t available_bytes, uint32_t *section)
 {
 	uint64_t seed = record_seed(header);
 	uint32_t scores_bytes;
 
-	for (uint32_t i = 0; i < header->section_count; i++) {
-		const uint8_t *stored = (const uint8_t *)record + (uint64_t)sections[i].offset_64 * KVCI_SECTION_ALIGN_BYTES;
+	for (; *section < header->section_count; ++*section) {
+		const struct kvci_section_entry *entry = &sections[*section];
+		uint64_t offset_bytes = (uint64_t)entry->offset_64 * KVCI_SECTION_ALIGN_BYTES;
 
-		if (kvci_checksum(stored, sections[i].stored_bytes, kvci_section_seed(seed, i)) !=
-		    sections[i].stored_checksum) {
-			if (ret_section != NULL)
-				*ret_section = i;
+		if (offset_bytes + entry->stored_bytes > available_bytes)
+			return KVC_OK;
+		if (kvci_checksum((const uint8_t *)record + offset_bytes, entry->stored_bytes, kvci_section_seed(seed, *section)) !=
+		    entry->stored_checksum)
 			return KVC_CORRUPT;
-		}
 	}
-	if ((header->flags & KVCI_RECORD_SCORES) != 0 && kvci_record_scores(record, header, &scores_bytes) == NULL) {
-		if (ret_section != NULL)
-			*ret_section = header->section_count;
+	if (available_bytes >= header->record_bytes && (header->flags & KVCI_RECORD_SCORES) != 0 &&
+	    kvci_record_scores(record, header, &scores_bytes) == NULL)
 		return KVC_CORRUPT;
-	}
 	return KVC_OK;
+}
+
+kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
+                                const struct kvci_section_entry *sections, uint32_t *ret_section)
+{
+	uint32_t section = 0;
+	kvc_status_t status = kvci_record_verify_some(record, header, sections, header->record_bytes, &section);
+
+	if (status != KVC_OK && ret_section != NULL)
+		*ret_section = section;
+	return status;
 }

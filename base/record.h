@@ -165,4 +165,9 @@ kvc_status_t kvci_record_is(const struct kvci_record_header *header, const struc
 kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
                                 const struct kvci_section_entry *sections, uint32_t *ret_section);
 
+/* The same for a record of which only the first available_bytes are there yet: checks the sections from *section on that lie in them, in order, and moves
+ * *section on. With all record_bytes there, the scores too. CORRUPT: section *section fails. */
+kvc_status_t kvci_record_verify_some(const void *record, const struct kvci_record_header *header, const struct kvci_section_entry *sections,
+                                     uint64_t available_bytes, uint32_t *section);
+
 #endif

@@ -92,7 +92,8 @@ static void disk_caps(struct kvc_tier *base, struct kvc_tier_caps *ret_caps)
 
 	*ret_caps = (struct kvc_tier_caps){
 		.align_bytes = KVCI_DISK_PAGE_BYTES,
-		.best_queue_depth = tier->options.queue_depth,
+		/* Twice what the device gets: while some are checked and handed on, it has others. */
+		.best_queue_depth = 2 * tier->options.queue_depth,
 		.best_io_bytes = 1 << 20,
 		.capacity_bytes = tier->options.capacity_bytes,
 		.durable = true,

@@ -5,7 +5,7 @@
  *   owner thread   everything here that is not marked otherwise; it takes no locks but the short ones of queue and mailbox
  *   keeper thread  the index and the segments' header pages, in the order in which the owner asked (keeper.c)
  *   loader thread  start-up only: reads segments and index, hands over in messages (load.c)
- *   I/O and check threads: the operation they were given, nothing else (request.c)
+ *   I/O and check threads: the operation they were given, nothing else (read.c, request.c)
  */
 #ifndef KVCI_DISK_INTERNAL_H
 #define KVCI_DISK_INTERNAL_H
@@ -109,11 +109,26 @@ struct kvci_keeper_op *kvci_keeper_op_create(struct kvci_disk_tier *tier, enum k
 void kvci_keeper_op_destroy(struct kvci_keeper_op *op);
 void kvci_keeper_order(struct kvci_disk_tier *tier, struct kvci_keeper_op *op);
 
-/* ---- operations (request.c) ---- */
+/* ---- operations (request.c; reads: read.c) ---- */
+
+/* How much of a record is read by itself (its last piece: up to twice as much). Large enough that what a transfer costs does not matter, short enough that
+ * checking it is soon done. Virtual disks commonly take 254 pages a request: a multiple of that leaves no crumbs. */
+enum { KVCI_DISK_PIECE_BYTES = 2 * 254 * 4096 };
+
+struct kvci_disk_piece {
+	struct kvci_disk_task task; /* first */
+	struct kvci_disk_op *op;
+	_Atomic bool arrived;       /* all of it, or it never will */
+};
 
 struct kvci_disk_op {
 	struct kvci_job job; /* first */
-	struct kvci_disk_task task;
+	struct kvci_disk_task task; /* WRITE */
+	struct kvci_disk_piece *pieces; /* READ */
+	uint32_t piece_room, piece_count;
+	_Atomic uint32_t arrivals;  /* READ: pieces that have arrived, and whether somebody checks them */
+	_Atomic uint32_t error;     /* READ: errno of the first piece that failed */
+	uint32_t pieces_seen, sections_seen; /* READ, the checker's: all before these are there; are checked */
 	struct kvci_disk_tier *tier;
 	struct kvc_tier_request *request;
 	struct kvci_keeper_op *put; /* WRITE: ready to go when it succeeds */
@@ -127,6 +142,9 @@ struct kvci_disk_op {
 
 kvc_status_t kvci_disk_ops_create(struct kvci_disk_tier *tier);
 void kvci_disk_ops_destroy(struct kvci_disk_tier *tier);
+/* NULL: all are in use, or the tier is closing. */
+struct kvci_disk_op *kvci_disk_op_get(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal);
+void kvci_disk_op_put(struct kvci_disk_op *op);
 kvc_status_t kvci_disk_read(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal);
 kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_request *request, uint32_t length_4k, bool internal);
 kvc_status_t kvci_disk_flush(struct kvci_disk_tier *tier, struct kvc_tier_request *request);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The engine without io_uring: a thread a request in flight, at most IO_THREADS_MAX of them, each in preadv2 or pwritev2. */
+ * The engine without io_uring: a thread a transfer in flight, at most IO_THREADS_MAX, each in preadv2 or pwritev2; and IO_THREADS_SPARE more, since what was
+ * read is checked by the thread that read it, while the device is to have its full depth. */
 #include "tiers/disk/disk_io.h"
 
 #include <errno.h>
@@ -10,7 +11,7 @@
 
 #include "base/alloc.h"
 
-enum { IO_THREADS_MAX = 16 };
+enum { IO_THREADS_MAX = 16, IO_THREADS_SPARE = 2 };
 
 struct io_threads {
 	struct kvci_disk_io io; /* first */
@@ -18,7 +19,7 @@ struct io_threads {
 	pthread_cond_t wake;
 	bool stopping; /* under queue.lock */
 	uint32_t thread_count;
-	pthread_t threads[IO_THREADS_MAX];
+	pthread_t threads[IO_THREADS_MAX + IO_THREADS_SPARE];
 };
 
 static void threads_transfer(struct kvci_disk_task *task)
@@ -128,6 +129,7 @@ kvc_status_t kvci_disk_io_threads_create(uint32_t depth, struct kvci_disk_io **r
 		return KVC_NO_MEMORY;
 	io->io.ops = &io_threads_ops;
 	kvci_disk_queue_init(&io->queue, count);
+	count += IO_THREADS_SPARE;
 	pthread_cond_init(&io->wake, NULL);
 	sigfillset(&all); /* signals are the owner's */
 	pthread_sigmask(SIG_SETMASK, &all, &before);

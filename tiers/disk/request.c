@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Reads, writes, flushes and drops.
+ * Operations; writes, flushes and drops. Reads are in read.c.
  *
- *   READ    one transfer into the caller's buffer; then header, key, seal and checksums are checked on another thread against
- *           the entry that was asked for; then, on the owner thread, whether the place went stale meanwhile
  *   WRITE   header and table go from a private copy that was checked against the entry and bears the seal of the place: the buffer may
  *           be a client's, and what is indexed after a loss of the index is what stands in the headers. The sections go
  *           straight from the buffer
@@ -42,7 +40,7 @@ void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t stat
 
 kvc_status_t kvci_disk_ops_create(struct kvci_disk_tier *tier)
 {
-	uint32_t count = 4 * tier->options.queue_depth;
+	uint32_t count = 8 * tier->options.queue_depth; /* reads and writes as many as caps say, and the tier's own */
 
 	if (count < REQUEST_OPS_MIN)
 		count = REQUEST_OPS_MIN;
@@ -61,14 +59,16 @@ kvc_status_t kvci_disk_ops_create(struct kvci_disk_tier *tier)
 
 void kvci_disk_ops_destroy(struct kvci_disk_tier *tier)
 {
-	for (uint32_t i = 0; i < tier->op_count; i++)
+	for (uint32_t i = 0; i < tier->op_count; i++) {
 		kvci_free(tier->ops[i].head);
+		kvci_free(tier->ops[i].pieces);
+	}
 	kvci_free(tier->ops);
 	tier->ops = NULL;
 	tier->op_count = 0;
 }
 
-static struct kvci_disk_op *request_op_get(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal)
+struct kvci_disk_op *kvci_disk_op_get(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal)
 {
 	struct kvci_disk_op *op = tier->idle;
 
@@ -84,7 +84,7 @@ static struct kvci_disk_op *request_op_get(struct kvci_disk_tier *tier, struct k
 	return op;
 }
 
-static void request_op_put(struct kvci_disk_op *op)
+void kvci_disk_op_put(struct kvci_disk_op *op)
 {
 	struct kvci_disk_tier *tier = op->tier;
 
@@ -94,150 +94,11 @@ static void request_op_put(struct kvci_disk_op *op)
 	tier->op_idle++;
 }
 
-static void request_task(struct kvci_disk_op *op, int fd, bool write, const struct kvc_place *place,
-                         void (*complete)(struct kvci_disk_task *task))
-{
-	op->task = (struct kvci_disk_task){
-		.fd = fd,
-		.write = write,
-		.offset_bytes = (uint64_t)place->offset_4k * KVCI_DISK_PAGE_BYTES,
-		.left_bytes = (uint64_t)place->length_4k * KVCI_DISK_PAGE_BYTES,
-		.complete = complete,
-		.region = -1,
-	};
-	op->tier->op_bytes += op->task.left_bytes;
-}
-
-static struct kvci_disk_op *request_of_task(struct kvci_disk_task *task)
-{
-	return (struct kvci_disk_op *)((char *)task - offsetof(struct kvci_disk_op, task));
-}
-
-/* ---- read ---- */
-
-/* Is what lies in the buffer the record that was asked for? Any thread. */
-static kvc_status_t request_check(const struct kvci_disk_tier *tier, const struct kvc_tier_request *request)
-{
-	_Alignas(64) uint8_t head[KVCI_RECORD_HEAD_BYTES_MAX];
-	const struct kvc_tier_entry *entry = &request->entry;
-	uint64_t length_bytes = (uint64_t)entry->place.length_4k * KVCI_DISK_PAGE_BYTES;
-	const struct kvci_record_header *header = (const struct kvci_record_header *)head;
-	const struct kvci_section_entry *sections;
-	size_t head_bytes = sizeof(*header);
-	kvc_status_t status;
-
-	/* A private copy: the buffer may be mapped by others. */
-	memcpy(head, request->buffer, sizeof(*header));
-	if (header->section_count > KVC_FORM_LAYERS_MAX)
-		return KVC_CORRUPT;
-	head_bytes += (size_t)header->section_count * sizeof(*sections);
-	if (head_bytes > length_bytes)
-		return KVC_CORRUPT;
-	memcpy(head, request->buffer, head_bytes);
-	status = kvci_record_parse(head, head_bytes, &header, &sections);
-	if (status != KVC_OK)
-		return status;
-	if (header->record_bytes != length_bytes ||
-	    header->place_seal != kvci_disk_seal(tier->uuid, entry->place.segment, entry->place.generation,
-	                                         entry->place.offset_4k, header->header_checksum))
-		return KVC_CORRUPT;
-	status = kvci_disk_entry_check(header, entry);
-	if (status == KVC_OK && (request->flags & KVC_TIER_NO_VERIFY) == 0)
-		status = kvci_record_verify(request->buffer, header, sections, NULL);
-	return status;
-}
-
-static void request_check_run(struct kvci_job *job)
-{
-	struct kvci_disk_op *op = (struct kvci_disk_op *)job;
-
-	op->status = request_check(op->tier, op->request);
-}
-
-/* I/O thread: the bytes are there, or will not come. */
-static void request_read_moved(struct kvci_disk_task *task)
-{
-	struct kvci_disk_op *op = request_of_task(task);
-	struct kvci_disk_tier *tier = op->tier;
-
-	op->status = kvci_disk_status_of_errno(task->error);
-	if (op->status != KVC_OK) {
-		kvci_mailbox_post(tier->mailbox, &op->job);
-	} else if (tier->check != NULL && (op->request->flags & KVC_TIER_NO_VERIFY) == 0) {
-		op->job.run = request_check_run;
-		kvci_workers_submit(tier->check, &op->job);
-	} else {
-		request_check_run(&op->job);
-		kvci_mailbox_post(tier->mailbox, &op->job);
-	}
-}
-
-static void request_count_read(struct kvci_disk_tier *tier, const struct kvc_tier_request *request, kvc_status_t status)
-{
-	const struct kvc_place *place = &request->entry.place;
-
-	tier->stats.reads++;
-	if (status == KVC_OK)
-		tier->stats.read_bytes += (uint64_t)place->length_4k * KVCI_DISK_PAGE_BYTES;
-	else if (status == KVC_CORRUPT)
-		tier->stats.read_corrupt++;
-	else if (status != KVC_MISS && status != KVC_CANCELED)
-		tier->stats.read_errors++;
-	if (status == KVC_CORRUPT)
-		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "disk", "segment %08x: the record at page %u (%u pages) is damaged", place->segment,
-		                 place->offset_4k, place->length_4k);
-	else if (status == KVC_IO)
-		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "disk", "segment %08x: the record at page %u cannot be read", place->segment,
-		                 place->offset_4k);
-}
-
-static void request_read_done(struct kvci_job *job)
-{
-	struct kvci_disk_op *op = (struct kvci_disk_op *)job;
-	struct kvci_disk_tier *tier = op->tier;
-	struct kvc_tier_request *request = op->request;
-	kvc_status_t status = op->status;
-
-	/* Reclaimed while it was read: whatever it looks like, it was not there any more. */
-	if (status != KVC_CANCELED && kvci_disk_place_segment(tier, &request->entry.place) == NULL)
-		status = KVC_MISS;
-	if (op->task.complete != NULL)
-		tier->op_bytes -= (uint64_t)request->entry.place.length_4k * KVCI_DISK_PAGE_BYTES;
-	if (!op->internal)
-		request_count_read(tier, request, status);
-	if (status == KVC_OK || status == KVC_IO)
-		kvci_disk_health(tier, false, status, "a record cannot be read");
-	request_op_put(op);
-	request->done(request, status);
-}
-
-kvc_status_t kvci_disk_read(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal)
-{
-	const struct kvc_place *place = &request->entry.place;
-	struct kvci_disk_segment *segment = kvci_disk_place_segment(tier, place);
-	struct kvci_disk_op *op = request_op_get(tier, request, internal);
-
-	if (op == NULL)
-		return KVC_BUSY;
-	op->job.done = request_read_done;
-	if (segment == NULL) {
-		op->task.complete = NULL;
-		op->status = KVC_MISS;
-		kvci_mailbox_post(tier->mailbox, &op->job);
-		return KVC_OK;
-	}
-	request_task(op, segment->fd, false, place, request_read_moved);
-	op->task.parts[0] = (struct iovec){request->buffer, op->task.left_bytes};
-	op->task.part_count = 1;
-	tier->io->ops->submit(tier->io, &op->task);
-	return KVC_OK;
-}
-
 /* ---- write ---- */
 
 static void request_write_moved(struct kvci_disk_task *task)
 {
-	struct kvci_disk_op *op = request_of_task(task);
+	struct kvci_disk_op *op = (struct kvci_disk_op *)((char *)task - offsetof(struct kvci_disk_op, task));
 
 	op->status = kvci_disk_status_of_errno(task->error);
 	if (op->status == KVC_CORRUPT)
@@ -276,7 +137,7 @@ static void request_write_done(struct kvci_job *job)
 	}
 	if (status != KVC_CANCELED)
 		kvci_disk_health(tier, true, status, "a record cannot be written");
-	request_op_put(op);
+	kvci_disk_op_put(op);
 	kvci_disk_place_written(tier, place.segment);
 	request->done(request, status);
 }
@@ -326,7 +187,7 @@ kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_reques
 
 	if (atomic_load_explicit(&tier->keeper.backlog, memory_order_relaxed) >= KVCI_KEEPER_BACKLOG_MAX)
 		return KVC_BUSY;
-	op = request_op_get(tier, request, internal);
+	op = kvci_disk_op_get(tier, request, internal);
 	if (op == NULL)
 		return KVC_BUSY;
 	status = request_head(op, request, length_4k, &pages);
@@ -344,7 +205,15 @@ kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_reques
 		kvci_disk_seal(tier->uuid, op->place.segment, op->place.generation, op->place.offset_4k,
 		               ((const struct kvci_record_header *)op->head)->header_checksum);
 	op->job.done = request_write_done;
-	request_task(op, tier->segments[op->place.segment].fd, true, &op->place, request_write_moved);
+	op->task = (struct kvci_disk_task){
+		.fd = tier->segments[op->place.segment].fd,
+		.write = true,
+		.offset_bytes = (uint64_t)op->place.offset_4k * KVCI_DISK_PAGE_BYTES,
+		.left_bytes = (uint64_t)op->place.length_4k * KVCI_DISK_PAGE_BYTES,
+		.complete = request_write_moved,
+		.region = -1,
+	};
+	tier->op_bytes += op->task.left_bytes;
 	head_bytes = (size_t)pages * KVCI_DISK_PAGE_BYTES;
 	op->task.parts[0] = (struct iovec){op->head, head_bytes};
 	op->task.parts[1] = (struct iovec){(uint8_t *)request->buffer + head_bytes, op->task.left_bytes - head_bytes};
@@ -354,7 +223,7 @@ kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_reques
 fail:
 	kvci_keeper_op_destroy(op->put);
 	op->put = NULL;
-	request_op_put(op);
+	kvci_disk_op_put(op);
 	if (status != KVC_BUSY && !internal)
 		tier->stats.write_dropped++;
 	return status;

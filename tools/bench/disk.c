@@ -215,6 +215,15 @@ static kvc_status_t disk_warm_loads(struct disk_run *run)
 	return status;
 }
 
+/* By the names of results, with _auto where they have nothing behind the size. */
+static bool disk_wanted(const struct bench_options *options, bool write, const struct bench_shape *shape, const char *io)
+{
+	char name[96];
+
+	snprintf(name, sizeof(name), "%s_%s_%s", write ? "store" : "load", shape->name, io);
+	return bench_wanted(options, "disk", name);
+}
+
 static kvc_status_t disk_case(const struct bench_options *options, const struct bench_shape *shape, const char *io,
                               struct bench_report *report)
 {
@@ -230,12 +239,13 @@ static kvc_status_t disk_case(const struct bench_options *options, const struct 
 	run->memory_bytes = DISK_LEGS_IN_MEMORY * run->leg_bytes;
 	run->disk_bytes = DISK_LEGS * run->leg_bytes;
 	kvc_status_t status = disk_prepare(run);
-	if (status == KVC_OK)
+	if (status == KVC_OK && disk_wanted(options, true, shape, io))
 		status = disk_measure(run, true, report);
-	if (status == KVC_OK)
+	if (status == KVC_OK && disk_wanted(options, false, shape, io)) {
 		status = disk_warm_loads(run);
-	if (status == KVC_OK)
-		status = disk_measure(run, false, report);
+		if (status == KVC_OK)
+			status = disk_measure(run, false, report);
+	}
 	bench_client_close(&run->client);
 	bench_fio_end(&run->fio);
 	bench_world_end(&run->world);
@@ -257,12 +267,10 @@ kvc_status_t bench_disk(const struct bench_options *options, struct bench_report
 	for (size_t io = 0; io < sizeof(ios) / sizeof(ios[0]); io++)
 		for (size_t i = 0; i < sizeof(mibs) / sizeof(mibs[0]) && status == KVC_OK; i++) {
 			struct bench_shape shape;
-			char name[64];
 			bench_shape_mib(mibs[i], &shape);
-			snprintf(name, sizeof(name), "%s_%s", shape.name, ios[io]);
-			if (mibs[i] != 4 && (options->quick || strcmp(ios[io], "huge") == 0))
+			if (mibs[i] != 4 && ((options->quick && options->only == NULL) || strcmp(ios[io], "huge") == 0))
 				continue;
-			if (bench_wanted(options, "disk", name))
+			if (disk_wanted(options, true, &shape, ios[io]) || disk_wanted(options, false, &shape, ios[io]))
 				status = disk_case(options, &shape, ios[io], report);
 		}
 	return status;

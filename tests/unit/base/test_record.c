@@ -75,6 +75,34 @@ static kvc_status_t sample_check(const uint8_t *record, size_t bytes)
 	return status != KVC_OK ? status : kvci_record_verify(record, header, sections, NULL);
 }
 
+static void test_record__verified_as_it_comes__each_section_when_it_is_there(void **context)
+{
+	struct sample sample = sample_make(30, 77, 0x11);
+	const struct kvci_record_header *header;
+	const struct kvci_section_entry *sections;
+	uint32_t section = 0;
+	uint8_t *inside;
+
+	(void)context;
+	assert_int_equal(kvci_record_parse(sample.record, sample.sizes.record_bytes, &header, &sections), KVC_OK);
+	for (uint64_t there = 0; there <= header->record_bytes; there += 64) {
+		uint32_t whole = 0;
+
+		while (whole < 30 && (uint64_t)sections[whole].offset_64 * 64 + sections[whole].stored_bytes <= there)
+			whole++;
+		assert_int_equal(kvci_record_verify_some(sample.record, header, sections, there, &section), KVC_OK);
+		assert_int_equal(section, whole);
+	}
+	assert_int_equal(section, 30);
+	inside = sample.record + (uint64_t)sections[17].offset_64 * 64 + 5;
+	*inside ^= 4;
+	section = 0;
+	assert_int_equal(kvci_record_verify_some(sample.record, header, sections, (uint64_t)sections[17].offset_64 * 64, &section), KVC_OK);
+	assert_int_equal(kvci_record_verify_some(sample.record, header, sections, header->record_bytes, &section), KVC_CORRUPT);
+	assert_int_equal(section, 17);
+	kvci_free(sample.record);
+}
+
 static void test_record__written__parses_verifies_and_says_who_it_is(void **context)
 {
 	static const uint32_t layers[] = {1, 2, 30, 119, 120, 121, 1024};
@@ -465,6 +493,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_record__written__parses_verifies_and_says_who_it_is),
+		cmocka_unit_test(test_record__verified_as_it_comes__each_section_when_it_is_there),
 		cmocka_unit_test(test_record_is__another_key_or_epoch__miss),
 		cmocka_unit_test(test_record__any_bit_flipped__refused_or_not_covered),
 		cmocka_unit_test(test_record__cut_anywhere__never_read_behind),
