@@ -3,9 +3,11 @@
  * nothing is allocated while something is going wrong. */
 #include "base/log.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -26,6 +28,8 @@ static pthread_mutex_t log_sink_lock = PTHREAD_MUTEX_INITIALIZER;
 static void (*log_sink)(void *context, enum kvci_log_level level, const char *line);
 static void *log_sink_context;
 static _Atomic int log_has_sink;
+static pthread_mutex_t log_write_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic unsigned log_lost; /* lines that stderr did not take */
 
 int kvci_log_level_parse(const char *text)
 {
@@ -57,16 +61,51 @@ static void log_clean(char *text)
 			*text = '?';
 }
 
-static void log_write(const char *line, size_t bytes)
+/* A pipe that nobody empties, a terminal that is held: whoever logs does not wait for them. With the lock held, a line of less than a page that
+ * has been let through does not block in a pipe. */
+static bool log_is_writable(void)
+{
+	struct pollfd poll_fd = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+	return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & (POLLOUT | POLLERR)) != 0;
+}
+
+static bool log_put(const char *line, size_t bytes)
 {
 	while (bytes > 0) {
-		ssize_t n = write(STDERR_FILENO, line, bytes);
+		ssize_t n = log_is_writable() ? write(STDERR_FILENO, line, bytes) : 0;
 
 		if (n <= 0)
-			return; /* nobody to tell */
+			return false; /* nobody to tell */
 		line += n;
 		bytes -= (size_t)n;
 	}
+	return true;
+}
+
+static void log_write(const char *line, size_t bytes)
+{
+	struct timespec until;
+	unsigned lost;
+	char text[64];
+	int n;
+
+	/* Held for ever only in a process that was forked off while another thread wrote. */
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec++;
+	if (pthread_mutex_timedlock(&log_write_lock, &until) != 0) {
+		atomic_fetch_add(&log_lost, 1);
+		return;
+	}
+	lost = atomic_load(&log_lost);
+	n = snprintf(text, sizeof(text), "(%u lines were lost: nobody read them)\n", lost);
+	if (lost > 0 && log_put(text, (size_t)n)) {
+		atomic_fetch_sub(&log_lost, lost);
+		lost = 0;
+	}
+	if (lost > 0 || !log_put(line, bytes))
+		atomic_fetch_add(&log_lost, 1);
+	pthread_mutex_unlock(&log_write_lock);
 }
 
 void kvci_log(enum kvci_log_level level, const char *module, const char *format, ...)

@@ -3,6 +3,8 @@
  * Log lines on stderr: `2026-01-31T12:00:00.123Z warn  disk: segment 7: checksum of record at 4096 is wrong`.
  * The first function that knows an error logs it; the rest pass the status on. Repeats of one call site beyond 10 a second
  * are counted and summed up in one line (KVCI_LOG_LIMITED does this; use it for whatever a client or disk can trigger).
+ * Nobody waits for whoever reads stderr: a line that does not go in at once (a full pipe, a terminal that is held) is counted, and told with the next one
+ * that does.
  * Threads: any.
  */
 #ifndef KVCI_LOG_H

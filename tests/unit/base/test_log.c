@@ -192,6 +192,54 @@ static void test_log__limited_macro__counts_its_own_place(void **state)
 	kvci_log_set_sink(NULL, NULL);
 }
 
+/* What lies in a pipe that does not block. */
+static unsigned read_lines(int fd, unsigned *ret_lost)
+{
+	char text[4096];
+	unsigned lines = 0;
+	ssize_t n;
+
+	*ret_lost = 0;
+	for (FILE *in = fdopen(dup(fd), "r");; lines++) {
+		if (fgets(text, sizeof(text), in) == NULL) {
+			fclose(in);
+			break;
+		}
+		if (sscanf(text, "(%u lines were lost", ret_lost) == 1)
+			lines--;
+		else
+			assert_non_null(strstr(text, "Z warn  m: nobody reads this\n"));
+	}
+	n = read(fd, text, 1);
+	assert_int_equal(n, -1); /* nothing is left */
+	return lines;
+}
+
+/* Without end where logging waits for its reader. */
+static void test_log__nobody_reads__goes_on_and_says_so_later(void **state)
+{
+	enum { WRITTEN = 5000 };
+	int saved = dup(STDERR_FILENO), pipe_fds[2];
+	unsigned lost, before, after;
+
+	assert_int_equal(pipe(pipe_fds), 0);
+	assert_int_equal(fcntl(pipe_fds[0], F_SETFL, O_NONBLOCK), 0);
+	dup2(pipe_fds[1], STDERR_FILENO);
+	for (unsigned i = 0; i < WRITTEN; i++)
+		kvci_log(KVCI_LOG_WARN, "m", "nobody reads this");
+	before = read_lines(pipe_fds[0], &lost);
+	kvci_log(KVCI_LOG_WARN, "m", "nobody reads this");
+	dup2(saved, STDERR_FILENO);
+	assert_int_equal(lost, 0);
+	assert_true(before > 0 && before < WRITTEN);
+	after = read_lines(pipe_fds[0], &lost);
+	assert_int_equal(after, 1);
+	assert_int_equal(before + lost, WRITTEN);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	close(saved);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -203,6 +251,7 @@ int main(void)
 		cmocka_unit_test(test_log__sink_removed_while_threads_write__is_not_called_any_more),
 		cmocka_unit_test(test_log__one_call_site_floods__ten_lines_a_second_and_a_sum),
 		cmocka_unit_test(test_log__limited_macro__counts_its_own_place),
+		cmocka_unit_test(test_log__nobody_reads__goes_on_and_says_so_later),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
