@@ -131,6 +131,7 @@ kvc_status_t bench_match(const struct bench_options *options, struct bench_repor
 kvc_status_t bench_disk(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_restart(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_codec(const struct bench_options *options, struct bench_report *report);
+kvc_status_t bench_sections(const struct bench_options *options, struct bench_report *report);
 kvc_status_t bench_idle(const struct bench_options *options, struct bench_report *report);
 
 /* `kvcask bench ...`: argv[0] is "bench". Returns the exit status: 0 all bars met, 1 some bar missed, 2 wrong usage, 3 a bench failed. */

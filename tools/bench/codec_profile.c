@@ -28,25 +28,35 @@ static void *profile_head(const struct codec_sample *sample, uint32_t tokens)
 	return head;
 }
 
-static kvc_status_t profile_make(const struct kvci_profile_order *order, bool codebooks, struct kvc_profile **ret_profile)
+static kvc_status_t profile_make(const struct kvci_profile_order *order, bool codebooks, uint8_t **ret_bytes, size_t *ret_length)
 {
-	uint8_t *bytes = NULL, *more = NULL;
-	size_t length, more_length;
-	kvc_status_t status = kvci_profile_make(order, &bytes, &length);
+	uint8_t *bytes = NULL;
+	size_t length;
+	kvc_status_t status;
 
-	if (status == KVC_OK && codebooks) {
-		status = kvci_pq_train(order, 0, bytes, length, &more, &more_length);
-		if (status == KVC_OK)
-			status = kvci_profile_read(more, more_length, ret_profile);
-	} else if (status == KVC_OK) {
-		status = kvci_profile_read(bytes, length, ret_profile);
-	}
+	if (!codebooks)
+		return kvci_profile_make(order, ret_bytes, ret_length);
+	status = kvci_profile_make(order, &bytes, &length);
+	if (status == KVC_OK)
+		status = kvci_pq_train(order, 0, bytes, length, ret_bytes, ret_length);
 	kvci_free(bytes);
-	kvci_free(more);
 	return status;
 }
 
 kvc_status_t codec_profile_make(struct codec_sample samples[2], double rope_theta, uint16_t codec_id, struct kvc_profile **ret_profile)
+{
+	uint8_t *bytes;
+	size_t length;
+	kvc_status_t status = codec_profile_bytes(samples, rope_theta, codec_id, &bytes, &length);
+
+	if (status != KVC_OK)
+		return status;
+	status = kvci_profile_read(bytes, length, ret_profile);
+	kvci_free(bytes);
+	return status;
+}
+
+kvc_status_t codec_profile_bytes(struct codec_sample samples[2], double rope_theta, uint16_t codec_id, uint8_t **ret_bytes, size_t *ret_length)
 {
 	uint32_t half = samples[0].tokens / 2 / PROFILE_TOKENS_STEP * PROFILE_TOKENS_STEP, dims = samples[0].dims;
 	float inv_freq[PROFILE_ROPE_DIMS_MAX / 2];
@@ -73,7 +83,7 @@ kvc_status_t codec_profile_make(struct codec_sample samples[2], double rope_thet
 	head.k = profile_head(&samples[0], half);
 	head.v = profile_head(&samples[1], half);
 	if (head.k != NULL && head.v != NULL)
-		status = profile_make(&order, codec_id == KVC_CODEC_PQ, ret_profile);
+		status = profile_make(&order, codec_id == KVC_CODEC_PQ, ret_bytes, ret_length);
 	kvci_free((void *)(uintptr_t)head.k);
 	kvci_free((void *)(uintptr_t)head.v);
 	samples[0].first_token = samples[1].first_token = half;

@@ -5,6 +5,7 @@
 #ifndef BENCH_CODEC_SAMPLE_H
 #define BENCH_CODEC_SAMPLE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include <kvcask/status.h>
@@ -26,6 +27,8 @@ kvc_status_t codec_profile_read(const char *path, struct kvc_profile **ret_profi
 /* One that codec_id can use, of the first half of K and V (0, 1), whose second half alone is measured from then on. rope_theta: K is rotated by
  * theta^(-2i/dims) a position, in halves; 0: not at all. */
 kvc_status_t codec_profile_make(struct codec_sample samples[2], double rope_theta, uint16_t codec_id, struct kvc_profile **ret_profile);
+/* The same as bytes of its file (kvci_free). */
+kvc_status_t codec_profile_bytes(struct codec_sample samples[2], double rope_theta, uint16_t codec_id, uint8_t **ret_bytes, size_t *ret_length);
 uint64_t codec_sample_bytes(const struct codec_sample *sample);
 void codec_sample_fini(struct codec_sample *sample);
 

@@ -16,6 +16,7 @@ static const struct bench_entry bench_table[] = {
 	{ "local", bench_local, "store and load through the daemon against memcpy and the bare copy" },
 	{ "match", bench_match, "matches against a million blocks; what a block costs the daemon" },
 	{ "disk", bench_disk, "store and load with the disk against fio" },
+	{ "sections", bench_sections, "a load's first layer beside the whole, from the disk, of each kind of record" },
 	{ "restart", bench_restart, "first and last right match after a restart with a million records" },
 	{ "idle", bench_idle, "memory and CPU of a daemon with nothing to do" },
 	{ "allocator", bench_allocator, "places in a slab: bytes that are free but of no use, time an operation" },
