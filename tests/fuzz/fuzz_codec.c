@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Codecs FUZZ_CODEC_FIRST to FUZZ_CODEC_LAST. Any bytes as a part: the first six say which codec, which elements, how they lie, what the codec is asked for and how long the part is; the
+ * The codecs of FUZZ_CODECS (a bit for each number; the last for all from it on). Any bytes as a part: the first six say which codec, which elements, how they lie, what the codec is asked for and how long the part is; the
  * fourth byte is
  *   even  the rest is a coded stream: every decoder answers inside its buffers, and every kernel the same
  *   odd   it is the part: it is coded, by every kernel to the same bytes, and comes back (a lossy codec's in the right length)
@@ -140,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 	struct kvc_codec_params params;
 	size_t raw_bytes;
 
-	if (length < HEAD_BYTES || (uint32_t)bytes[0] - FUZZ_CODEC_FIRST > FUZZ_CODEC_LAST - FUZZ_CODEC_FIRST || (ops = kvc_codec_by_id(bytes[0])) == NULL)
+	if (length < HEAD_BYTES || (FUZZ_CODECS >> (bytes[0] < 31 ? bytes[0] : 31) & 1) == 0 || (ops = kvc_codec_by_id(bytes[0])) == NULL)
 		return 0;
 	part.profile = profile_of(&form);
 	form.dtype = 1 + bytes[1] % 7;
