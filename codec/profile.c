@@ -328,6 +328,15 @@ static kvc_status_t profile_check_frame(const struct kvc_profile *profile)
 	return KVC_OK;
 }
 
+static bool profile_scales_differ(const struct kvc_profile *profile)
+{
+	for (int i = 0; i < 2; i++)
+		for (size_t at = 1; at < (size_t)profile->layers * profile->planes[i].channels; at++)
+			if (at % profile->planes[i].channels != 0 && profile->planes[i].scale[at] != profile->planes[i].scale[at - 1])
+				return true;
+	return false;
+}
+
 static kvc_status_t profile_read_all(struct kvc_profile *profile)
 {
 	kvc_status_t status = profile_check_frame(profile);
@@ -343,6 +352,7 @@ static kvc_status_t profile_read_all(struct kvc_profile *profile)
 	}
 	if (status == KVC_OK && (profile->tables = ecsq_tables_make(profile->shapes, profile->shape_count)) == NULL)
 		status = KVC_NO_MEMORY;
+	profile->scales_differ = status == KVC_OK && profile_scales_differ(profile);
 	if (status == KVC_OK && profile->name == NULL && (profile->name = kvci_strdup("")) == NULL)
 		status = KVC_NO_MEMORY;
 	if (status == KVC_OK && profile->model == NULL && (profile->model = kvci_strdup("")) == NULL)
@@ -409,6 +419,18 @@ void kvci_profile_free(struct kvc_profile *profile)
 uint64_t kvci_profile_id(const struct kvc_profile *profile)
 {
 	return profile->id;
+}
+
+void kvci_profile_facts(const struct kvc_profile *profile, struct kvci_profile_facts *ret_facts)
+{
+	const uint8_t *bytes;
+	size_t length;
+
+	*ret_facts = (struct kvci_profile_facts){
+		.pca_layers = profile->bases[0].group_layers, .rotated = profile->has_rope, .exponents = profile->exponents != NULL,
+		.codebooks = kvci_profile_section(profile, KVCI_PROFILE_CODEBOOKS, &bytes, &length),
+		.weights = kvci_profile_section(profile, KVCI_PROFILE_WEIGHTS, &bytes, &length) || profile->scales_differ,
+	};
 }
 
 bool kvci_profile_fits(const struct kvc_profile *profile, const struct kvc_form *form)

@@ -93,6 +93,7 @@ struct kvc_profile {
 	struct ecsq_tables *tables; /* codec/ecsq.h */
 	struct kvci_profile_bases bases[2]; /* K, V */
 	struct kvci_profile_exponents *exponents; /* NULL: there are none */
+	bool scales_differ; /* within a layer */
 	/* The file as it was read. */
 	uint8_t *file;
 	size_t file_bytes;
@@ -110,6 +111,7 @@ struct kvc_profile {
 #define KVCI_PROFILE_BASES_V KVCI_PROFILE_TAG('P', 'C', 'A', 'V')
 #define KVCI_PROFILE_CODEBOOKS KVCI_PROFILE_TAG('P', 'Q', 'C', 'B') /* of the codec pq */
 #define KVCI_PROFILE_EXPONENTS KVCI_PROFILE_TAG('E', 'X', 'P', 'O')
+#define KVCI_PROFILE_WEIGHTS KVCI_PROFILE_TAG('W', 'G', 'H', 'T')   /* f32: the weights' power in the scales */
 #define KVCI_PROFILE_DEFAULTS KVCI_PROFILE_TAG('D', 'E', 'F', 'S')  /* text: lines "tier=codec spec" */
 
 /* Reads a profile from untrusted bytes, which are copied. CORRUPT: they are none; UNSUPPORTED: of a later version. */
@@ -118,6 +120,13 @@ void kvci_profile_free(struct kvc_profile *profile);
 uint64_t kvci_profile_id(const struct kvc_profile *profile);
 /* The id of a file's bytes, whatever they are; never 0. */
 uint64_t kvci_profile_id_of(const void *bytes, size_t length);
+/* What is in it, for people and for who chooses codecs. */
+struct kvci_profile_facts {
+	uint32_t pca_layers; /* of a group; 0: no bases */
+	bool rotated, exponents, codebooks;
+	bool weights; /* scales follow how much errors matter: said so, or (files of before that was said) they differ within a layer */
+};
+void kvci_profile_facts(const struct kvc_profile *profile, struct kvci_profile_facts *ret_facts);
 /* Is it of this form's layers, heads and shard? */
 bool kvci_profile_fits(const struct kvc_profile *profile, const struct kvc_form *form);
 /* The payload of the first section with this tag; false: there is none. It is checked only for the tags that kvci_profile_read knows. */

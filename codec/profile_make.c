@@ -367,6 +367,10 @@ static void make_write_stats(struct make *make)
 			kvci_profile_writer_f32(&make->writer, make->scale[plane][i]);
 		kvci_profile_writer_put(&make->writer, make->shape[plane], count);
 	}
+	if (make->order->weights[0] != NULL && make->order->weights[1] != NULL) {
+		kvci_profile_writer_section(&make->writer, KVCI_PROFILE_WEIGHTS);
+		kvci_profile_writer_f32(&make->writer, (float)MAKE_WEIGHT_POWER);
+	}
 }
 
 static bool make_check(const struct kvci_profile_order *order)

@@ -42,7 +42,14 @@ static const struct admin_entry admin_table[] = {
 	 "hashes), `again` (true: also what this codec coded already, by other parameters than the space names, too; never in a space with `max_kl`)",
 	 "reads blocks on the disk and writes them anew with another codec, one at a time; with loss only where the space allows just that. `start` "
 	 "answers at once; ask `status` for progress"},
-	{"profile_add", true, admin_profile_add, "", "reads model profiles that came into data_dir/profiles since: how many, and how many were no profiles"},
+	{"profiles", true, admin_profiles, "",
+	 "the model profiles: of what they are, what is in them, and `spaces`: those of their model and shape (`used`: codecs take just this one for it)"},
+	{"profile_add", true, admin_profile_add,
+	 "`path` (a full path, read by the daemon), `space` (index: refused if it is not of this space's model and shape)",
+	 "checks the profile, keeps it in data_dir/profiles under its id, and uses it from then on; answers as `profiles`, with `added`. Without `path`: reads those that "
+	 "came into the folder since: how many, and how many were none. `error`: why not"},
+	{"profile_remove", true, admin_profile_remove, "`profile` (hex digits, the beginning of its id), `force` (true: also one that blocks on the disk may need)",
+	 "forgets a profile, and removes its files from data_dir/profiles: records that need it are misses. `error`: why not"},
 	{"check", true, admin_check, "",
 	 "walks all of the brain's invariants, for tests: `whole`, or the first that is `broken`. Holds up everything while it walks (a second "
 	 "for some million blocks)"},

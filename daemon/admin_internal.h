@@ -91,6 +91,8 @@ void admin_match(struct kvci_admin_question *question);
 void admin_drop(struct kvci_admin_question *question);
 void admin_verify(struct kvci_admin_question *question);
 void admin_recode(struct kvci_admin_question *question);
+void admin_profiles(struct kvci_admin_question *question);
 void admin_profile_add(struct kvci_admin_question *question);
+void admin_profile_remove(struct kvci_admin_question *question);
 
 #endif

@@ -26,6 +26,8 @@ struct kvci_coding {
 	char *folder; /* NULL: memory only */
 	struct kvc_profile **profiles;
 	uint32_t profile_count;
+	struct kvc_profile **gone; /* removed: somebody may be using them */
+	uint32_t gone_count;
 	struct kvci_forms *forms;
 	struct kvci_scores *scores; /* NULL until some come */
 	bool forced;
@@ -101,15 +103,20 @@ static bool coding_profile_serves(const struct kvc_profile *profile, const struc
 static void coding_choose_kl(double kl, const struct kvc_profile *profile, struct kvci_coded_target *target)
 {
 	const struct kvc_profile *own = profile != NULL && profile->model[0] != '\0' ? profile : NULL;
+	enum kvci_kl_need have = KVCI_KL_NOTHING;
+	struct kvci_profile_facts facts;
 	const char *wrong;
 
+	if (own != NULL) {
+		kvci_profile_facts(own, &facts);
+		have = facts.weights ? KVCI_KL_WEIGHTS : KVCI_KL_PROFILE;
+	}
 	for (size_t i = 0; i < sizeof(kvci_kl_table) / sizeof(kvci_kl_table[0]) && target->option_count < KVCI_CODED_OPTIONS_MAX; i++) {
 		const struct kvci_kl_row *row = &kvci_kl_table[i];
 		struct kvci_coded_option *option = &target->options[target->option_count];
 
-		if (row->max_kl <= kl && (!row->needs_profile || own != NULL) &&
-		    kvc_codec_spec_parse(row->spec, &option->codec, &option->params, &wrong) == KVC_OK &&
-		    (!row->needs_profile || coding_profile_serves(own, option->codec)))
+		if (row->max_kl <= kl && row->needs <= have && kvc_codec_spec_parse(row->spec, &option->codec, &option->params, &wrong) == KVC_OK &&
+		    (row->needs == KVCI_KL_NOTHING || coding_profile_serves(own, option->codec)))
 			target->option_count++;
 	}
 }
@@ -169,19 +176,31 @@ const struct kvc_profile *kvci_coding_profile_at(const struct kvci_coding *codin
 	return coding->profiles[index];
 }
 
-static const struct kvc_profile *coding_profile(void *context, uint64_t profile_id)
+const char *kvci_coding_folder(const struct kvci_coding *coding)
 {
-	const struct kvci_coding *coding = context;
+	return coding->folder;
+}
 
+const struct kvc_profile *kvci_coding_profile_by_id(const struct kvci_coding *coding, uint64_t profile_id)
+{
 	for (uint32_t i = 0; i < coding->profile_count; i++)
 		if (kvci_profile_id(coding->profiles[i]) == profile_id)
 			return coding->profiles[i];
-	KVCI_LOG_LIMITED(KVCI_LOG_WARN, "coding", "a block needs profile %016llx, which is not in %s", (unsigned long long)profile_id,
-	                 coding->folder != NULL ? coding->folder : "memory");
 	return NULL;
 }
 
-static kvc_status_t coding_read_file(const char *path, uint8_t **ret_bytes, size_t *ret_length)
+static const struct kvc_profile *coding_profile(void *context, uint64_t profile_id)
+{
+	const struct kvci_coding *coding = context;
+	const struct kvc_profile *profile = kvci_coding_profile_by_id(coding, profile_id);
+
+	if (profile == NULL)
+		KVCI_LOG_LIMITED(KVCI_LOG_WARN, "coding", "a block needs profile %016llx, which is not in %s", (unsigned long long)profile_id,
+		                 coding->folder != NULL ? coding->folder : "memory");
+	return profile;
+}
+
+kvc_status_t kvci_coding_read_file(const char *path, uint8_t **ret_bytes, size_t *ret_length)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat stat_now;
@@ -207,34 +226,98 @@ static kvc_status_t coding_read_file(const char *path, uint8_t **ret_bytes, size
 	return KVC_OK;
 }
 
-/* EXISTS: it is here already. */
-static kvc_status_t coding_add_profile(struct kvci_coding *coding, const char *path)
+kvc_status_t kvci_coding_take_profile(struct kvci_coding *coding, struct kvc_profile *profile)
 {
-	struct kvc_profile *profile = NULL, **room;
-	uint8_t *bytes;
-	size_t length;
-	kvc_status_t status = coding_read_file(path, &bytes, &length);
+	struct kvc_profile **room;
 
-	if (status != KVC_OK)
-		return status;
-	for (uint32_t i = 0; i < coding->profile_count; i++)
-		if (kvci_profile_id(coding->profiles[i]) == kvci_profile_id_of(bytes, length))
-			status = KVC_EXISTS;
-	if (status == KVC_OK)
-		status = kvci_profile_read(bytes, length, &profile);
-	kvci_free(bytes);
-	if (status != KVC_OK)
-		return status;
+	if (kvci_coding_profile_by_id(coding, kvci_profile_id(profile)) != NULL)
+		return KVC_EXISTS;
+	if (coding->profile_count >= CODING_PROFILES_MAX)
+		return KVC_NO_SPACE;
 	room = kvci_realloc(coding->profiles, (coding->profile_count + 1) * sizeof(room[0]));
-	if (room == NULL) {
-		kvci_profile_free(profile);
+	if (room == NULL)
 		return KVC_NO_MEMORY;
-	}
 	coding->profiles = room;
 	coding->profiles[coding->profile_count++] = profile;
+	for (uint32_t i = 0; i < coding->gone_count; i++) { /* it was here before: that one is as good */
+		if (kvci_profile_id(coding->gone[i]) != kvci_profile_id(profile))
+			continue;
+		coding->profiles[coding->profile_count - 1] = coding->gone[i];
+		coding->gone[i] = coding->gone[--coding->gone_count];
+		kvci_profile_free(profile);
+		profile = coding->profiles[coding->profile_count - 1];
+	}
 	kvci_log(KVCI_LOG_INFO, "coding", "profile %016llx (%s), of model %.64s", (unsigned long long)kvci_profile_id(profile), profile->name,
 	         profile->model[0] != '\0' ? profile->model : "(not said)");
 	return KVC_OK;
+}
+
+void kvci_coding_remove_profile(struct kvci_coding *coding, uint64_t profile_id)
+{
+	struct kvc_profile **room = kvci_realloc(coding->gone, (coding->gone_count + 1) * sizeof(room[0]));
+	uint32_t at = 0;
+
+	coding->gone = room != NULL ? room : coding->gone;
+	while (at < coding->profile_count && kvci_profile_id(coding->profiles[at]) != profile_id)
+		at++;
+	if (room == NULL || at == coding->profile_count)
+		return; /* out of memory: until the daemon ends, then */
+	coding->gone[coding->gone_count++] = coding->profiles[at];
+	coding->profile_count--;
+	memmove(&coding->profiles[at], &coding->profiles[at + 1], (coding->profile_count - at) * sizeof(coding->profiles[0]));
+}
+
+/* EXISTS: it is here already. */
+static kvc_status_t coding_add_profile(struct kvci_coding *coding, const char *path)
+{
+	struct kvc_profile *profile = NULL;
+	uint8_t *bytes;
+	size_t length;
+	kvc_status_t status = kvci_coding_read_file(path, &bytes, &length);
+
+	if (status != KVC_OK)
+		return status;
+	if (kvci_coding_profile_by_id(coding, kvci_profile_id_of(bytes, length)) != NULL)
+		status = KVC_EXISTS;
+	if (status == KVC_OK)
+		status = kvci_profile_read(bytes, length, &profile);
+	kvci_free(bytes);
+	if (status == KVC_OK)
+		status = kvci_coding_take_profile(coding, profile);
+	else
+		profile = NULL;
+	if (status != KVC_OK)
+		kvci_profile_free(profile);
+	return status;
+}
+
+static bool coding_is_profile(const char *name)
+{
+	size_t length = strlen(name);
+
+	return length > 5 && strcmp(name + length - 5, ".kvcp") == 0;
+}
+
+uint32_t kvci_coding_remove_files(const char *folder, uint64_t profile_id)
+{
+	DIR *dir = opendir(folder);
+	struct dirent *file;
+	uint32_t removed = 0;
+
+	while (dir != NULL && (file = readdir(dir)) != NULL) {
+		char *path = coding_is_profile(file->d_name) ? kvci_asprintf("%s/%s", folder, file->d_name) : NULL;
+		uint8_t *bytes;
+		size_t length;
+
+		if (path != NULL && kvci_coding_read_file(path, &bytes, &length) == KVC_OK) {
+			removed += kvci_profile_id_of(bytes, length) == profile_id && unlink(path) == 0;
+			kvci_free(bytes);
+		}
+		kvci_free(path);
+	}
+	if (dir != NULL)
+		closedir(dir);
+	return removed;
 }
 
 kvc_status_t kvci_coding_load_profiles(struct kvci_coding *coding, uint32_t *ret_added, uint32_t *ret_refused)
@@ -245,10 +328,9 @@ kvc_status_t kvci_coding_load_profiles(struct kvci_coding *coding, uint32_t *ret
 
 	*ret_added = *ret_refused = 0;
 	while (dir != NULL && status != KVC_NO_MEMORY && (file = readdir(dir)) != NULL && coding->profile_count < CODING_PROFILES_MAX) {
-		size_t length = strlen(file->d_name);
 		char *path;
 
-		if (length < 6 || strcmp(file->d_name + length - 5, ".kvcp") != 0)
+		if (!coding_is_profile(file->d_name))
 			continue;
 		path = kvci_asprintf("%s/%s", coding->folder, file->d_name);
 		status = path != NULL ? coding_add_profile(coding, path) : KVC_NO_MEMORY;
@@ -403,6 +485,9 @@ void kvci_coding_destroy(struct kvci_coding *coding)
 		return;
 	for (uint32_t i = 0; i < coding->profile_count; i++)
 		kvci_profile_free(coding->profiles[i]);
+	for (uint32_t i = 0; i < coding->gone_count; i++)
+		kvci_profile_free(coding->gone[i]);
+	kvci_free(coding->gone);
 	kvci_scores_destroy(coding->scores);
 	kvci_forms_close(coding->forms);
 	kvci_free(coding->profiles);

@@ -19,6 +19,16 @@ void kvci_coding_env(struct kvci_coding *coding, struct kvci_coded_env *ret_env)
 
 /* Reads profiles that came into the folder since. *ret_added, *ret_refused: how many files. */
 kvc_status_t kvci_coding_load_profiles(struct kvci_coding *coding, uint32_t *ret_added, uint32_t *ret_refused);
+/* One more; it is the daemon's then. EXISTS: it is here already, and the caller's. */
+kvc_status_t kvci_coding_take_profile(struct kvci_coding *coding, struct kvc_profile *profile);
+/* From now on it is not here; who uses it at the moment may go on. */
+void kvci_coding_remove_profile(struct kvci_coding *coding, uint64_t profile_id);
+const struct kvc_profile *kvci_coding_profile_by_id(const struct kvci_coding *coding, uint64_t profile_id);
+/* Where profiles are kept; NULL: nowhere. */
+const char *kvci_coding_folder(const struct kvci_coding *coding);
+/* For workers: a whole file (NOT_FOUND: errno says why); removes the files of this profile from a folder, and says how many there were. */
+kvc_status_t kvci_coding_read_file(const char *path, uint8_t **ret_bytes, size_t *ret_length);
+uint32_t kvci_coding_remove_files(const char *folder, uint64_t profile_id);
 uint32_t kvci_coding_profile_count(const struct kvci_coding *coding);
 const struct kvc_profile *kvci_coding_profile_at(const struct kvci_coding *coding, uint32_t index);
 

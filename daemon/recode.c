@@ -393,18 +393,3 @@ void admin_recode(struct kvci_admin_question *question)
 	}
 	recode_answer(question);
 }
-
-void admin_profile_add(struct kvci_admin_question *question)
-{
-	uint32_t added = 0, refused = 0;
-	kvc_status_t status = kvci_coding_load_profiles(question->core->coding, &added, &refused);
-
-	if (status != KVC_OK) {
-		admin_fail(question, status, "%s", kvc_status_text(status));
-		return;
-	}
-	admin_set_uint(question->answer, "added", added);
-	admin_set_uint(question->answer, "refused", refused);
-	admin_set_uint(question->answer, "profiles", kvci_coding_profile_count(question->core->coding));
-	admin_finish(question);
-}

@@ -158,12 +158,14 @@ static void calibrate_report(const struct tool *tool, const struct calibrate *ca
 
 		snprintf(text, sizeof(text), "%016llx", id);
 		json_object_set_new(answer, "profile", json_string(text));
+		json_object_set_new(answer, "weights", json_boolean(calibrate->weights[0] != NULL));
 		tool_print_json(answer);
 		json_decref(answer);
 		return;
 	}
-	print_line(stdout, "%s: profile %016llx, %s, of %s tokens: %u layers, %u heads of %u and %u", path, id, print_bytes(calibrate->length),
-	           print_count(calibrate->kv.tokens), form->layer_count, form->kv_heads, form->head_dim_k, form->head_dim_v);
+	print_line(stdout, "%s: profile %016llx, %s, of %s tokens: %u layers, %u heads of %u and %u, %s weights", path, id, print_bytes(calibrate->length),
+	           print_count(calibrate->kv.tokens), form->layer_count, form->kv_heads, form->head_dim_k, form->head_dim_v,
+	           calibrate->weights[0] != NULL ? "with" : "without");
 	if (calibrate->kv.tokens < CALIBRATE_FEW_TOKENS)
 		print_line(stderr, "few tokens: about 10,000 of texts like those to come make a good profile");
 }

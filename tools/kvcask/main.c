@@ -93,6 +93,12 @@ static const struct tool_option main_options_calibrate[] = {
 	{ 0 },
 };
 
+static const struct tool_option main_options_profile[] = {
+	{ "space", 'S', "N", "with add: refuse a profile that is not of this space's model and shape" },
+	{ "force", 0, NULL, "with rm: also one that blocks on the disk may need: they would be misses" },
+	{ 0 },
+};
+
 static const struct tool_option main_options_config[] = {
 	{ "default", 0, NULL, "the default configuration file with comments, without a daemon" },
 	{ 0 },
@@ -140,6 +146,9 @@ static const struct tool_command main_commands[] = {
 	  "The files: bf16 as uint16 [layers, tokens, heads, dims], K as the engine holds it (rotated), position 0 on; several pairs are several texts.\n"
 	  "Or --space: blocks of a running store, loaded one at a time as an engine would.\n"
 	  "About 10,000 tokens of texts like those to come make a good profile. Codecs that need one: ecsq, ecsq+pca, pq, split+profile. See docs/profile.md." },
+	{ "profile", "[ls|add FILE|rm ID|show ID|show FILE]", 0, 2, main_options_profile, tool_run_profile, NULL, "the model profiles of the daemon: list, add, remove, look into",
+	  "add checks the file and copies it into data_dir/profiles, where the daemon finds it again after a restart. ID: its first hex digits.\n"
+	  "rm refuses one that blocks on the disk may need. show FILE needs no daemon." },
 	{ "config", "[KEY]", 0, 1, main_options_config, tool_run_config, NULL, "the configuration in effect", NULL },
 	{ "fault", "[SPECIFICATION]", 0, 1, main_options_fault, tool_run_fault, NULL, "show or set the faults injected below the cache, for tests",
 	  "The words of a SPECIFICATION are those of the option disk.fault: see tiers/filter/README.md." },

@@ -123,5 +123,6 @@ int tool_run_config(struct tool *tool);
 int tool_run_fault(struct tool *tool);
 int tool_run_loadgen(struct tool *tool);
 int tool_run_calibrate(struct tool *tool);
+int tool_run_profile(struct tool *tool);
 
 #endif

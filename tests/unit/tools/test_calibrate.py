@@ -48,6 +48,15 @@ class World(unittest.TestCase):
         done = self.daemon("calibrate", "-o", out, "--name", "x", "--sinks", "4", *arguments)
         return out.read_bytes(), done
 
+    def weights(self, name, shape, values):
+        """A file as numpy writes it, of bf16 that are powers of four."""
+        head = repr({"descr": "<u2", "fortran_order": False, "shape": tuple(shape)}).encode()
+        head += b" " * (-(len(head) + 11) % 64) + b"\n"
+        path = self.path(name)
+        path.write_bytes(b"\x93NUMPY\1\0" + len(head).to_bytes(2, "little") + head +
+                         b"".join((0x3f80 + 0x100 * value).to_bytes(2, "little") for value in values))
+        return path
+
 
 class Store(World):
     def test_space__the_same_kv__the_same_profile_as_of_files(self):
@@ -86,15 +95,6 @@ class Store(World):
             of_space, _ = self.profile("--space", space)
             self.assertEqual(of_files, of_space, config)
 
-    def weights(self, name, shape, values):
-        """A file as numpy writes it, of bf16 that are powers of four."""
-        head = repr({"descr": "<u2", "fortran_order": False, "shape": tuple(shape)}).encode()
-        head += b" " * (-(len(head) + 11) % 64) + b"\n"
-        path = self.path(name)
-        path.write_bytes(b"\x93NUMPY\1\0" + len(head).to_bytes(2, "little") + head +
-                         b"".join((0x3f80 + 0x100 * value).to_bytes(2, "little") for value in values))
-        return path
-
     def test_weights__other_scales__or_what_is_wrong_with_them(self):
         files, _ = self.store()
         shapes = []
@@ -109,7 +109,14 @@ class Store(World):
         plain, *weighed = (self.profile(*files, "--rope-theta", "500", *words)[0] for words in (
             [], ["--weights-k", even[0], "--weights-v", even[1]], ["--weights-k", other[0], "--weights-v", other[1]]))
         self.assertEqual(len({plain, *weighed}), 3)
-        self.assertEqual({len(plain)}, {len(one) for one in weighed})
+        for profile, with_weights in ((plain, False), *((one, True) for one in weighed)):  # which is said, of the even ones, too
+            self.path("which").write_bytes(profile)
+            self.assertIs(json.loads(run("profile", "show", self.path("which"), "--json").stdout)["weights"], with_weights)
+        files, space = self.store(model="weighed", rope=ROPE)
+        words = ["--weights-k", other[0], "--weights-v", other[1]]
+        of_files, done = self.profile(*files, "--rope-theta", "500", "--model-id", "weighed", *words)
+        self.assertIn("with weights", done.stdout)
+        self.assertEqual(of_files, self.profile("--space", space, *words)[0])
         for words, code, said in ((["--weights-k", even[0]], 2, "go together"), (["--weights-k", short, "--weights-v", even[1]], 1, "is not .*a weight for"),
                                   (["--weights-k", even[0], "--weights-v", self.path("none")], 1, "none")):
             done = self.daemon("calibrate", "-o", self.path("no"), "--rope-theta", "500", *files, *words, code=code)
@@ -252,6 +259,103 @@ class Bound(World):
             _, space = self.store(model="theirs", rope=ROPE, codec=codec, tokens=256)
             self.assertEqual("ecsq+pca" in self.codecs_of(space), used, codec)
         self.assertIn("does not say of which model", self.daemon("spaces", "--long").stdout)
+
+    def test_profile__with_weights__meets_a_bound_by_what_was_measured_with_them(self):
+        _, space = self.store(model="weighed", rope=ROPE, tokens=256)
+        shapes = ((3, 1, 2, 16), (3, 1, 2, 8))
+        words = [word for i, plane in enumerate("kv") for word in (
+            f"--weights-{plane}", self.weights(f"w{i}", shapes[i], [at % 3 for at in range(3 * 2 * shapes[i][3])]))]
+        for number, (extra, expected) in enumerate((([], False), (words, True))):  # only int8, which is no ecsq, is as good without
+            self.daemon("calibrate", "-o", self.path("weighed.kvp"), "-S", space, "--pca", "3", *extra)
+            self.daemon("profile", "add", self.path("weighed.kvp"), "--space", space)
+            _, lossy = self.store(model="weighed", rope=ROPE, codec=f"max_kl=0.00{number + 15}", tokens=256)
+            self.daemon("flush")
+            self.assertEqual("ecsq+pca" in self.codecs_of(lossy), expected)
+
+
+class Kept(World):
+    """Profiles put into a running daemon; auto takes what it finds there. The device is slow enough for any codec: nothing here depends on this machine."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.daemon.end()
+        cls.daemon = Daemon(**{"disk.codec": "auto"})
+        cls.daemon("fault", "write:delay=200ms")
+
+    def codecs(self, space):
+        codecs = set()
+        for block in self.daemon.json("ls", "-S", space, "--where", "disk")["blocks"]:
+            codecs |= {section["codec"] for section in self.daemon.json("show", "-S", space, block["key"])["sections"]}
+        return codecs
+
+    def calibrate(self, space, name):
+        self.daemon("calibrate", "-o", self.path(name), "-S", space, "--sinks", "4", "--pca", "3")
+        return self.path(name)
+
+    def test_add__a_profile__auto_packs_by_it_and_it_stays(self):
+        _, space = self.store(model="kept", rope=ROPE, tokens=256)
+        self.daemon("flush")
+        profile = self.calibrate(space, "kept.kvp")
+        self.assertNotIn("split+profile", self.codecs(space))
+        said = self.daemon("profile", "add", profile, "--space", space).stdout
+        self.assertRegex(said, r"^added[^\n]*\n(?s:.*)model +kept\n(?s:.*)weights +no(?s:.*)used by +space 0")
+        self.assertIn("it was here already", self.daemon("profile", "add", profile).stdout)
+        one = self.daemon.json("profile", "ls")["profiles"]
+        self.assertEqual([(p["model"], p["weights"], p["exponents"], [s["used"] for s in p["spaces"]]) for p in one], [("kept", False, True, [True])])
+        _, space = self.store(model="kept", rope=ROPE, tokens=256, seed=5, keys=5)
+        self.daemon("flush")
+        self.assertIn("split+profile", self.codecs(space))
+        coding = self.daemon.json("stat")["coding"]
+        self.assertEqual(coding["choice_profiled"], "split+profile")
+        self.assertLess({c["codec"]: c["load_of_raw"] for c in coding["codecs"]}["split+profile"], 1.03)
+        self.assertIn("of raw: ", self.daemon("stat").stdout)
+        # After a restart it is there; while blocks may need it it goes by force only, and they are misses until it is back.
+        self.daemon.stop()
+        self.daemon.start()
+        self.assertEqual(len(self.daemon.json("profile")["profiles"]), 1)
+        self.calibrate(space, "again.kvp")
+        self.assertEqual(self.daemon.stats()["coded_profile_missing"], 0)
+        said = self.daemon("profile", "rm", one[0]["profile"][:6], code=1).stderr
+        self.assertRegex(said, rf"space {space} may need {one[0]['profile']}: .*misses")
+        self.daemon("profile", "rm", one[0]["profile"][:6], "--force")
+        self.daemon.stop()
+        self.daemon.start()
+        self.assertIn("no profiles", self.daemon("profile").stdout)
+        done = self.daemon("calibrate", "-o", self.path("fewer.kvp"), "-S", space)  # loads all of its blocks
+        self.assertRegex(done.stdout + done.stderr, "[1-8] of 16 blocks could not be loaded")
+        self.assertGreater(self.daemon.stats()["coded_profile_missing"], 0)
+        self.assertIn(f"a block needs profile {one[0]['profile']}", (self.daemon.folder / "log").read_text())
+        self.daemon("profile", "add", profile)
+        self.daemon.stop()  # what missed was forgotten, to be stored anew: it is found again at a start
+        self.daemon.start()
+        done = self.daemon("calibrate", "-o", self.path("all.kvp"), "-S", space)
+        self.assertIn("of 512 tokens", done.stdout)
+
+    def test_add__wrong_files__are_named(self):
+        files, space = self.store(model="wrong", rope=ROPE, tokens=64)
+        self.profile(*files, "--rope-theta", "500", "--model-id", "another", name="another.kvp")
+        self.profile(*files, "--rope-theta", "500", "--shards", 2, "--model-id", "wrong", name="shard.kvp")
+        whole = self.path("shard.kvp").read_bytes()
+        self.path("cut.kvp").write_bytes(whole[:-64])
+        self.path("text.kvp").write_text("no profile at all")
+        before = self.daemon.json("profile", "ls")["profiles"]
+        for name, words, said in (
+            ("none.kvp", [], "none.kvp: No such file"), ("text.kvp", [], "text.kvp is no profile"), ("cut.kvp", [], "cut.kvp is no profile, or damaged"),
+            ("another.kvp", ["--space", space], f'of model "another", space {space} of "wrong"'), ("shard.kvp", ["--space", space], "shard 0 of 2; space"),
+            ("another.kvp", ["--space", 77], "no space 77"),
+        ):
+            done = self.daemon("profile", "add", self.path(name), *words, code=1)
+            self.assertIn(said, done.stderr)
+            self.assertEqual(done.stdout, "")
+        self.assertEqual(self.daemon.json("profile", "ls")["profiles"], before)
+        for words, code in ((["rm", "123456789"], 1), (["show", "123456789"], 1), (["put", "x"], 2), (["add"], 2), (["ls", "x"], 2)):
+            self.assertRegex(self.daemon("profile", *words, code=code).stderr, r"^kvcask profile: ")
+        # One that no space uses goes as it came.
+        added = self.daemon.json("profile", "add", self.path("another.kvp"))
+        self.assertEqual((added["added"], added["spaces"]), (True, []))
+        self.assertIn("no space yet", self.daemon("profile", "show", added["profile"]).stdout)
+        self.assertEqual(self.daemon.json("profile", "rm", added["profile"])["files"], 1)
 
 
 class Alone(unittest.TestCase):

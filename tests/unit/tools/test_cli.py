@@ -17,7 +17,7 @@ from pathlib import Path
 for name in [name for name in os.environ if name.startswith("KVCASK_")]:
     del os.environ[name]
 BUILD = Path(os.environ.get("KVC_BUILD", Path(__file__).resolve().parents[3] / "build"))
-COMMANDS = "stat spaces ls show clients match drop flush verify bench config fault loadgen".split()
+COMMANDS = "stat spaces ls show clients match drop flush verify bench config profile fault loadgen".split()
 # A small world: 6 requests of 300 tokens, 4 blocks of 64 each, the first 2 shared by every other request.
 SMALL = ["--requests", "6", "--tokens", "300", "--shared", "128", "--prefill", "0"]
 BLOCKS, PROMPT_BLOCKS = 2 * 2 + 6 * 2, 6 * 4
