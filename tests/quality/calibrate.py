@@ -14,6 +14,10 @@ import tempfile
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+import text_files  # noqa: E402
+
 TEXTS = [os.path.join(HERE, "texts", "calibration", name + ".txt") for name in ("prose", "code", "dialogue", "manual", "mixed")]
 PIECE = 1024      # tokens of one run
 PCA_LAYERS = 5
@@ -25,8 +29,7 @@ def dump(model, prefill, texts: list, folder: str, say) -> list:
 	"""K.npy and V.npy of each piece of the texts: their paths, K and V in turns."""
 	paths = []
 	for path in texts:
-		with open(path, encoding="utf-8") as file:
-			tokens = model.tokens_of(file.read())
+		tokens = model.tokens_of(text_files.read_text(path))
 		for at in range(0, len(tokens) - PIECE // 2, PIECE):
 			say(f"calibration: {os.path.basename(path)}, token {at} of {len(tokens)}", passing=True)
 			for name, values in zip("kv", prefill(tokens[at:at + PIECE])):
@@ -35,26 +38,12 @@ def dump(model, prefill, texts: list, folder: str, say) -> list:
 	return paths
 
 
-def turn_back(rope, gradient, positions):
-	"""Gradients by rotated keys [..., tokens, dims] to those by keys before their rotation."""
-	import torch
-	if rope is None:
-		return gradient
-	half = len(rope.inv_freq)
-	angle = positions[:, None].double() * torch.tensor(rope.inv_freq, dtype=torch.float64)
-	cos, sin = (rope.scale * angle.cos()).float(), (rope.scale * angle.sin()).float()
-	first, second = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if rope.interleaved else (slice(0, half), slice(half, 2 * half))
-	a, b = gradient[..., first], gradient[..., second]
-	turned = gradient.clone()
-	turned[..., first], turned[..., second] = a * cos + b * sin, b * cos - a * sin
-	return turned
-
-
 def gradients(model, kv: tuple, tokens: list) -> tuple:
 	"""By K (before rotation) and V [layers, heads, tokens, dims] of the prefix, of the likelihood of tokens that are drawn from what the model
 	itself expects behind each of `tokens`: their mean square is the diagonal of Fisher's information."""
 	import torch
 	from model import floats_of
+	from model_rope import turn_back
 	from transformers import DynamicCache
 	planes = [[floats_of(layer).transpose(0, 1)[None].clone().requires_grad_() for layer in part] for part in kv]
 	cache = DynamicCache()
@@ -88,8 +77,7 @@ def weigh(model, prefill, texts: list, say) -> list:
 	"""Weights of K and V."""
 	found = []
 	for path in texts:
-		with open(path, encoding="utf-8") as file:
-			tokens = model.tokens_of(file.read())
+		tokens = model.tokens_of(text_files.read_text(path))
 		for at in range(0, len(tokens) - PIECE // 2, PIECE):
 			say(f"weights: {os.path.basename(path)}, token {at} of {len(tokens)}", passing=True)
 			piece = tokens[at:at + PIECE]
@@ -117,7 +105,9 @@ def rope_options(model, head_dim: int, folder: str) -> list:
 	with open(path, "w") as file:
 		file.write("\n".join(f"{value:.9g}" for value in rope.inv_freq) + "\n")
 	options = ["--inv-freq", path, "--rope-style", "gptj" if rope.interleaved else "neox", "--rope-factor", f"{rope.scale:.9g}"]
-	return options + (["--rotary-dims", str(2 * len(rope.inv_freq))] if 2 * len(rope.inv_freq) != head_dim else [])
+	if 2 * len(rope.inv_freq) != head_dim:
+		options += ["--rotary-dims", str(2 * len(rope.inv_freq)), "--rotary-first", str(rope.first)]
+	return options
 
 
 def pca_layers_of(layers: int) -> int:
@@ -129,6 +119,8 @@ def make(model, prefill, kvcask: str, out: str, texts: list, say, weights: bool 
 	"""prefill: tokens to their KV; kvcask: the program."""
 	with tempfile.TemporaryDirectory(prefix="kvcask-calibrate-") as folder:
 		paths = dump(model, prefill, texts or TEXTS, folder, say)
+		if not paths:
+			raise ValueError(f"calibration: no text of {PIECE // 2} tokens or more")
 		layers, _, _, dims = np.load(paths[0], mmap_mode="r").shape
 		command = [kvcask, "calibrate", *paths, "-o", out, "--name", os.path.basename(os.path.abspath(model.folder)),
 		           "--pca", str(pca_layers_of(layers)), *rope_options(model, dims, folder)]
@@ -144,18 +136,25 @@ def main() -> int:
 	parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 	parser.add_argument("-o", required=True, metavar="FILE", dest="out")
 	parser.add_argument("--model", default=os.environ.get("KVC_ENGINE_MODEL"), metavar="DIR")
-	parser.add_argument("--texts", nargs="+", metavar="FILE", help="default: texts/calibration")
+	parser.add_argument("--texts", nargs="+", metavar="PATH", help="files, or folders of them; default: texts/calibration")
 	parser.add_argument("--no-weights", action="store_true", help="by KV alone, as from a running store")
 	parser.add_argument("--codebooks", action="store_true", help="for pq, too")
 	parser.add_argument("--build", default=os.environ.get("KVC_BUILD", "build"), metavar="DIR")
 	args = parser.parse_args()
 	import model
 	from quality import Say
-	loaded = model.Model(args.model)
-	make(loaded, loaded.prefill, os.path.join(args.build, "bin", "kvcask"), args.out, args.texts, Say(), not args.no_weights, args.codebooks)
+	say = Say()
+	try:
+		loaded = model.Model(args.model)
+		loaded.check()
+		say(loaded.describe_rope())
+		texts = text_files.found(args.texts) if args.texts else TEXTS
+		make(loaded, loaded.prefill, os.path.join(args.build, "bin", "kvcask"), args.out, texts, say, not args.no_weights, args.codebooks)
+	except (ValueError, OSError, subprocess.CalledProcessError) as error:
+		say(f"failed: {error}")
+		return 1
 	return 0
 
 
 if __name__ == "__main__":
-	sys.path.insert(0, HERE)
 	sys.exit(main())

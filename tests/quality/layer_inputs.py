@@ -26,7 +26,7 @@ def modules(model, residual: bool) -> list:
 	"""The attention module of each layer in their order, or the layers themselves."""
 	found = [name for name, _ in model.model.named_modules() if name.endswith((".self_attn", ".attention", ".attn"))]
 	if len(found) != model.config.num_hidden_layers:
-		raise ValueError(f"{len(found)} attention modules in a model of {model.config.num_hidden_layers} layers")
+		raise codec_lib.CodecError(f"layer inputs: {len(found)} attention modules found in {model.config.num_hidden_layers} layers")
 	return [model.model.get_submodule(name.rpartition(".")[0] if residual else name) for name in found]
 
 

@@ -14,6 +14,7 @@ import torch
 
 import recall
 from codec_lib import to_floats
+from text_files import read_text
 
 
 def array_digest(*arrays) -> str:
@@ -111,12 +112,12 @@ class Bench:
 		return self.store.arrays(f"kv-{digest_of(tokens)}", lambda: self.model.prefill(tokens))
 
 	def text(self, path: str) -> Text:
+		"""What of a file is measured; ValueError when there is too little of it."""
 		name = os.path.splitext(os.path.basename(path))[0]
-		with open(path, encoding="utf-8") as file:
-			tokens = self.model.tokens_of(file.read())
-		if len(tokens) < self.prefix + self.follow:
-			raise ValueError(f"{path}: {len(tokens)} tokens, wanted {self.prefix + self.follow}")
-		return Text(name, tokens[:self.prefix + self.follow + 1])
+		tokens, wanted = self.model.tokens_of(read_text(path)), self.prefix + self.follow
+		if len(tokens) < wanted:
+			raise ValueError(f"{path}: {len(tokens)} tokens of this model, {wanted} are needed (--prefix and --continue say how many)")
+		return Text(name, tokens[:wanted + 1])
 
 	def load(self, text: Text) -> None:
 		"""The prefix's KV, and the logits behind it as they are without a codec."""
@@ -156,8 +157,7 @@ class Bench:
 		return answers
 
 	def recall_text(self, filler_path: str) -> Text:
-		with open(filler_path, encoding="utf-8") as file:
-			tokens = recall.prefix_of(self.model.tokens_of, file.read(), self.prefix)
+		tokens = recall.prefix_of(self.model.tokens_of, read_text(filler_path), self.prefix)
 		return Text("recall", tokens, self.kv_of(tokens))
 
 	def recall(self, text: Text, kv: tuple, digest: str) -> list:

@@ -4,7 +4,6 @@
 KV is uint16 holding bf16, [layers, tokens, heads, dims], K as the engine holds it (after RoPE). All computing is in float32, on the CPU.
 """
 
-import dataclasses
 import hashlib
 import os
 
@@ -19,18 +18,19 @@ import transformers  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache  # noqa: E402
 from transformers.cache_utils import DynamicLayer  # noqa: E402
 
+from model_rope import Rope, find_rope  # noqa: E402
+
 transformers.utils.logging.disable_progress_bar()
 
-# Models that rotate neighbouring dimensions (GPT-J's way); all others rotate dimension i with i + half.
-INTERLEAVED = {"gptj", "codegen", "cohere", "cohere2", "glm", "glm4", "ernie4_5", "ernie4_5_moe", "deepseek_v2", "deepseek_v3"}
+ROPE_END = 1024  # tables that depend on a text's length: as they are at this one
+
+class Unsuited(ValueError):
+	"""A model, or a text, that this harness cannot measure; says why."""
 
 
-@dataclasses.dataclass
-class Rope:
-	"""How K was rotated: dimensions 0 to 2 * len(inv_freq) - 1 of each head, times `scale`."""
-	inv_freq: list
-	interleaved: bool
-	scale: float
+def one_line(error) -> str:
+	"""An error of transformers, some of which fill a screen."""
+	return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def bf16_of(tensor: torch.Tensor) -> np.ndarray:
@@ -71,10 +71,13 @@ class Model:
 	def __init__(self, folder: str, threads: int = 2):
 		torch.set_num_threads(threads)
 		self.folder = folder
-		self.tokenizer = AutoTokenizer.from_pretrained(folder)
-		self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+		try:
+			self.tokenizer = AutoTokenizer.from_pretrained(folder)
+			self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+		except Exception as error:  # whatever a folder that is no model makes transformers raise
+			raise Unsuited(f"{folder}: no causal language model that transformers {transformers.__version__} opens: {one_line(error)}") from error
 		self.config = self.model.config.get_text_config()
-		self._inputs = None
+		self._rope = None  # and notes on it
 
 	def name(self) -> str:
 		heads = f"{self.config.num_attention_heads} query heads"
@@ -91,21 +94,52 @@ class Model:
 		return self.tokenizer.encode(text, add_special_tokens=False)
 
 	def rope(self) -> Rope:
-		"""None for models without rotary positions."""
-		for module in self.model.modules():
-			if isinstance(getattr(module, "inv_freq", None), torch.Tensor):
-				scale = float(getattr(module, "attention_scaling", 1.0) or 1.0)
-				return Rope(module.inv_freq.double().tolist(), self.config.model_type in INTERLEAVED, scale)
-		return None
+		"""How this model rotates K; None when it does not, or not as a profile can say."""
+		if self._rope is None:
+			token = (self.tokens_of(" the") or [1])[-1]
+			end = min(ROPE_END, getattr(self.config, "max_position_embeddings", None) or ROPE_END)
+			self._rope = find_rope(self.model, self.config, token, end)
+		return self._rope[0]
+
+	def describe_rope(self) -> str:
+		rope = self.rope()
+		return "; ".join(["K is not rotated" if rope is None else f"K is rotated: {rope}", *self._rope[1]])
+
+	@torch.inference_mode()
+	def check(self) -> None:
+		"""Raises Unsuited unless the cache holds the same kind of K and V in every layer, and the model goes on from a cache that was put
+		back as it does from its own."""
+		tokens = (self.tokens_of("One two three, and then the other way round; what comes next is anyone's guess. ") * 8)[:96]
+		cut = len(tokens) * 2 // 3
+		try:
+			whole = self.model(torch.tensor([tokens])).logits[0, cut:]
+			cache = DynamicCache()
+			self.model(torch.tensor([tokens[:cut]]), past_key_values=cache, use_cache=True)
+			self.check_layers(cache, cut)
+			back = DynamicCache()
+			back.layers = [RoomLayer(layer.keys, layer.values, len(tokens) - cut) for layer in cache.layers]
+			found = self.model(torch.tensor([tokens[cut:]]), past_key_values=back, use_cache=True).logits[0]
+		except Unsuited:
+			raise
+		except (TypeError, ValueError, IndexError, AttributeError, RuntimeError, KeyError) as error:
+			raise Unsuited(f"a {self.config.model_type} does not take an ordinary cache of K and V: {one_line(error)}") from error
+		off = float((found - whole).abs().max() / (whole - whole.mean(-1, keepdim=True)).abs().max())
+		if not off < 1e-2:
+			raise Unsuited(f"a {self.config.model_type} goes on otherwise from its K and V put back than without: it keeps more than these")
+
+	@staticmethod
+	def check_layers(cache: DynamicCache, count: int) -> None:
+		shapes = {(tuple(layer.keys.shape), tuple(layer.values.shape)) if getattr(layer, "keys", None) is not None else ((), ())
+		          for layer in cache.layers}
+		if len(shapes) != 1 or any(len(shape) != 4 or shape[2] != count for pair in shapes for shape in pair):
+			raise Unsuited("the layers of this model do not hold one kind of K and V each: " + (", ".join(sorted(map(str, shapes))) or "none"))
 
 	@torch.inference_mode()
 	def prefill(self, tokens: list):
 		"""(K, V) of the tokens at positions 0 on."""
 		cache = DynamicCache()
 		self.model(torch.tensor([tokens]), past_key_values=cache, use_cache=True, logits_to_keep=1)
-		shapes = {(layer.keys.shape, layer.values.shape) for layer in cache.layers}
-		if len(shapes) != 1 or cache.layers[0].keys.shape[2] != len(tokens):
-			raise ValueError(f"the layers of this model do not hold one kind of KV each: {sorted(map(str, shapes))}")
+		self.check_layers(cache, len(tokens))
 		# [1, heads, tokens, dims] each to [layers, tokens, heads, dims]
 		return (np.stack([bf16_of(layer.keys[0].transpose(0, 1)) for layer in cache.layers]),
 		        np.stack([bf16_of(layer.values[0].transpose(0, 1)) for layer in cache.layers]))

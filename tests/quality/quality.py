@@ -21,6 +21,7 @@ import codec_lib  # noqa: E402
 import layer_inputs  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
+import text_files  # noqa: E402
 
 TEXTS = [os.path.join(HERE, "texts", name + ".txt") for name in ("prose", "code", "dialogue", "manual", "mixed")]
 FILLER = TEXTS[0]
@@ -78,17 +79,33 @@ class Coder:
 		                       (measure.rel_l2(k.values, kv[0]), measure.rel_l2(v.values, kv[1])), k.raw_units + v.raw_units)
 
 
-def default_profile(bench, args, specs: list, say) -> str:
-	"""The profile of this model, made of the contained calibration texts by `kvcask calibrate`, again when that is a newer program."""
-	codebooks = any(spec.split(":")[0] == "pq" for spec in specs)
-	path = os.path.join(bench.store.folder, "profile-codebooks.kvprofile" if codebooks else "profile.kvprofile")
+def default_profile(bench, args, specs: list, say) -> tuple:
+	"""The profile of this model, made by `kvcask calibrate` of the contained calibration texts or those that were named; made again when that
+	is a newer program. Its path, and the tokens of those texts."""
+	import calibrate
+	texts = text_files.found(args.calibration) if args.calibration else calibrate.TEXTS
+	tokens = [bench.model.tokens_of(text_files.read_text(path)) for path in texts]
+	name = "profile" + ("-codebooks" if any(spec.split(":")[0] == "pq" for spec in specs) else "")
+	name += "-" + measure.digest_of(sum(tokens, [])) if args.calibration else ""
+	path = os.path.join(bench.store.folder, name + ".kvprofile")
 	kvcask = os.path.join(args.build, "bin", "kvcask")
-	if args.recalibrate or args.calibration or not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(kvcask):
-		say("a profile of this model: kvcask calibrate, from about 10,000 tokens of other texts")
-		import calibrate
-		calibrate.make(bench.model, bench.kv_of, kvcask, path + ".partial", args.calibration, say, codebooks=codebooks)
+	say(f"profile: {bench.model.describe_rope()}")
+	if args.recalibrate or not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(kvcask):
+		say(f"a profile of this model: kvcask calibrate, from {sum(map(len, tokens))} tokens of other texts")
+		calibrate.make(bench.model, bench.kv_of, kvcask, path + ".partial", texts, say, codebooks="codebooks" in name)
 		os.replace(path + ".partial", path)
-	return path
+	return path, tokens
+
+
+def profile_note(measured: list, known: list) -> str:
+	"""Whether what is measured was known to the profile, for the report."""
+	total = sum(map(len, known))
+	for text in measured:
+		if runs := text_files.shared_runs(text.tokens, known):
+			return (f"NOT A FAIR MEASURE: {runs} runs of {text_files.RUN_TOKENS} tokens of {text.name} are in the texts that "
+			        "the profile is made of, too")
+	return (f"Profile of {total} tokens of {len(known)} other texts: no {text_files.RUN_TOKENS} tokens in a row of what is measured "
+	        "are in them")
 
 
 def decode_all(bench, coder, specs: list, state, say) -> dict:
@@ -105,12 +122,11 @@ def decode_all(bench, coder, specs: list, state, say) -> dict:
 	return decoded
 
 
-def measure_texts(bench, coder, specs: list, args, say) -> dict:
+def measure_texts(bench, coder, specs: list, texts: list, args, say) -> dict:
 	"""{spec: [a row for each text]}"""
 	rows = {spec: [] for spec in specs}
-	for number, path in enumerate(args.texts):
-		text = bench.text(path)
-		say(f"text {number + 1}/{len(args.texts)}: {text.name}", passing=True)
+	for number, text in enumerate(texts):
+		say(f"text {number + 1}/{len(texts)}: {text.name}", passing=True)
 		bench.load(text)
 		decoded = decode_all(bench, coder, specs, text, say)
 		for at, (spec, one) in enumerate(decoded.items()):
@@ -124,11 +140,16 @@ def measure_texts(bench, coder, specs: list, args, say) -> dict:
 		if number < args.generate_texts:
 			for spec, made in zip(decoded, bench.generations(text, list(decoded.values()), args.generate)):
 				rows[spec][-1].update(made)
+		text.kv = text.reference = None
 	return rows
 
 
 def measure_recall(bench, coder, specs: list, rows: dict, say) -> None:
-	state = bench.recall_text(FILLER)
+	try:
+		state = bench.recall_text(FILLER)
+	except ValueError as error:
+		say(f"recall: left out: {error}")
+		return
 	truth = bench.recall(state, state.kv, "raw")
 	for at, (spec, one) in enumerate(decode_all(bench, coder, specs, state, say).items()):
 		answers = bench.recall(state, one.kv, one.digest())
@@ -141,10 +162,10 @@ def parse(argv: list):
 	parser = argparse.ArgumentParser(prog="tests/quality/run", description=__doc__.splitlines()[0],
 	                                 epilog="Progress is on stderr, the table (or JSON) on stdout.")
 	parser.add_argument("--codec", action="append", metavar="SPEC", help="NAME or NAME:key=value,...; x/SPEC: layer inputs; many (default: all)")
-	parser.add_argument("--texts", nargs="+", default=TEXTS, metavar="FILE", help="default: the five of texts/")
+	parser.add_argument("--texts", nargs="+", default=TEXTS, metavar="PATH", help="files, or folders of them; default: the five of texts/")
 	parser.add_argument("--model", default=os.environ.get("KVC_ENGINE_MODEL"), metavar="DIR", help="any causal LM of transformers")
 	parser.add_argument("--profile", metavar="FILE", help="of kvcask calibrate (default: made of texts/calibration)")
-	parser.add_argument("--calibration", nargs="+", metavar="FILE", help="texts to make the profile of (default: texts/calibration)")
+	parser.add_argument("--calibration", nargs="+", metavar="PATH", help="texts to make the profile of (default: texts/calibration)")
 	parser.add_argument("--recalibrate", action="store_true", help="make the profile again")
 	parser.add_argument("--prefix", type=int, default=1024, metavar="TOKENS")
 	parser.add_argument("--continue", type=int, default=256, metavar="TOKENS", dest="follow")
@@ -162,8 +183,10 @@ def parse(argv: list):
 	args = parser.parse_args(argv)
 	if not args.model or not os.path.isdir(args.model):
 		parser.error(f"no model in '{args.model}': tools/setup --engine, or --model DIR")
+	if min(args.prefix, args.follow, args.block, args.page, args.generate) < 1 or args.prefix % args.block or args.block % args.page:
+		parser.error("--prefix must be whole blocks and --block whole pages: what is left over would not be coded")
 	if args.generate_texts is None:
-		args.generate_texts = len(args.texts) if args.long else 0
+		args.generate_texts = sys.maxsize if args.long else 0
 	return args
 
 
@@ -171,6 +194,7 @@ def open_bench(args, say):
 	say("importing torch and transformers", passing=True)
 	import model
 	loaded = model.Model(args.model, args.threads)
+	loaded.check()
 	digest = loaded.digest()
 	store = measure.Store(os.path.join(args.keep or os.path.join(args.build, "quality"), digest))
 	say(f"model: {loaded.name()}; results are kept in {store.folder}")
@@ -183,12 +207,17 @@ def run(args, say) -> list:
 	if args.codec and len(specs) != len(args.codec):
 		raise codec_lib.CodecError("not every codec that was asked for is in this build")
 	bench = open_bench(args, say)
+	texts = [bench.text(path) for path in text_files.found(args.texts)]
+	note = None
 	if coder.needs_profile(specs):
-		coder.profile = coder.library.profile(args.profile or default_profile(bench, args, specs, say))
-	rows = measure_texts(bench, coder, specs, args, say)
+		path, known = (args.profile, None) if args.profile else default_profile(bench, args, specs, say)
+		coder.profile = coder.library.profile(path)
+		note = profile_note(texts, known) if known else f"Profile {path}: of what texts is not known here; fair only when of others"
+		say(note)
+	rows = measure_texts(bench, coder, specs, texts, args, say)
 	if not args.no_recall:
 		measure_recall(bench, coder, specs, rows, say)
-	return [report.summary(spec, of_spec) for spec, of_spec in rows.items() if any("kl" in row for row in of_spec)]
+	return [report.summary(spec, of_spec, note) for spec, of_spec in rows.items() if any("kl" in row for row in of_spec)]
 
 
 def main(argv: list) -> int:

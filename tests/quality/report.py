@@ -9,7 +9,7 @@ def mean(values) -> float:
 	return sum(values) / len(values)
 
 
-def summary(spec: str, rows: list) -> dict:
+def summary(spec: str, rows: list, profile_note: str = None) -> dict:
 	"""Over the texts: sums of bytes, means of KL and agreement, the geometric mean of perplexity over the reference's."""
 	texts = [row for row in rows if row["text"] != "recall"]
 	tasks = [row for row in rows if row["text"] == "recall"]
@@ -26,6 +26,7 @@ def summary(spec: str, rows: list) -> dict:
 		             generated_first_other=sorted(row["first_other"] for row in generated))
 	if tasks:
 		found.update({"recall_" + key: tasks[0][key] for key in ("facts", "right", "right_raw", "as_raw")})
+	found["profile"] = profile_note
 	found["rows"] = rows
 	return found
 
@@ -50,4 +51,5 @@ def table(summaries: list) -> str:
 			cells.append(f"{100 * one['generated_equal']:.0f} %, {one['generated_first_other'][len(one['generated_first_other']) // 2]}"
 			             if "generated_equal" in one else "")
 		lines.append("| " + " | ".join(cells) + " |")
-	return "\n".join(lines) + "\n"
+	notes = sorted({one["profile"] for one in summaries if one.get("profile")})
+	return "\n".join(lines) + "\n" + "".join(f"\n{note}.\n" for note in notes)
