@@ -6,7 +6,7 @@
 Two engines stand side by side on the same core, one with kvcask and one without, and get the same fresh prompts in turn, each first every other
 time; the one that is not asked is stopped (SIGSTOP), since vLLM spins for a second after each step. Per pair:
     cold   time of generate(max_tokens=1) with kvcask to without, nothing stored anywhere; CPU time of all processes, kvcaskd's too; and what of it
-           kvcaskd and kvcask's own threads took
+           kvcaskd and kvcask's own threads took, and which of them
     hit    the same prompt again: with kvcask after a reset of vLLM's own cache, to vLLM's own cache in the engine without
 Engines are started anew for each round (--rounds), each first in turn: two that are alike differ by several percent for as long as they run, by where
 their memory happens to lie. They get huge pages from malloc, which makes that less.
@@ -62,18 +62,28 @@ def process_cpu(pid: int) -> float:
     return (int(rest[11]) + int(rest[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def threads_cpu(pid: int) -> float:
-    """Of the threads of kvcask's library in a process."""
-    ticks = 0
+def threads_cpu(pid: int, prefix: str = "") -> dict[str, float]:
+    """Of a process's threads whose names begin so: kvcask's library calls its own "kvc-...". By name; those of a pool ("coded/0", "coded/1") together."""
+    found: dict[str, float] = {}
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
             with open(f"/proc/{pid}/task/{task}/stat", encoding="utf-8", errors="replace") as file:
                 name, rest = file.read().split("(", 1)[1].rsplit(")", 1)
         except OSError:
             continue
-        if name.startswith("kvc"):
-            ticks += int(rest.split()[11]) + int(rest.split()[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+        if name.startswith(prefix):
+            ticks = int(rest.split()[11]) + int(rest.split()[12])
+            name = name.split("/")[0]
+            found[name] = found.get(name, 0.0) + ticks / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def engine_threads(pids: list[int]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pid in pids:
+        for name, seconds in threads_cpu(pid, "kvc").items():
+            found[name] = found.get(name, 0.0) + seconds
+    return found
 
 
 class Pair:
@@ -119,11 +129,17 @@ class Pair:
         """Of ours with the daemon, of the other, and of the daemon and kvcask's threads."""
         found = self.ours.ask("cpu")
         daemon = process_cpu(self.daemon.process.pid)
-        own = daemon + sum(threads_cpu(int(name.rsplit("-", 1)[1])) for name in found)
+        own = daemon + sum(engine_threads([int(name.rsplit("-", 1)[1]) for name in found]).values())
         self.other.resume()
         other = sum(self.other.ask("cpu").values())
         self.other.pause()
         return sum(found.values()) + daemon, other, own
+
+    def threads(self) -> dict[str, float]:
+        """Of the daemon's threads, and of kvcask's in the engine, by name."""
+        pids = [int(name.rsplit("-", 1)[1]) for name in self.ours.ask("cpu")]
+        named = {f"kvcaskd {name}": seconds for name, seconds in threads_cpu(self.daemon.process.pid).items()}
+        return {**named, **{f"engine {name}": seconds for name, seconds in engine_threads(pids).items()}}
 
     def settle(self) -> None:
         """Until vLLM's spinning has ended, the same for both, so that it counts for neither; and what follows a request (stores, writes to the disk)
@@ -134,9 +150,11 @@ class Pair:
 
 
 def cold_pair(pair: Pair, prompt: list[int], number: int, found: dict) -> None:
-    before = pair.cpu()
+    before, threads = pair.cpu(), pair.threads()
     a, b = pair.both(prompt, number % 2 == 0)
     after = pair.cpu()
+    for name, seconds in pair.threads().items():
+        found["threads"][name] = found["threads"].get(name, 0.0) + seconds - threads.get(name, 0.0)
     found["ours"].append(a["seconds"])
     found["other"].append(b["seconds"])
     found["cpu"] = [total + y - x for total, x, y in zip(found["cpu"], before, after)]
@@ -159,7 +177,7 @@ def hit_pair(pair: Pair, prompt: list[int], number: int, found: dict) -> None:
 
 
 def nothing_found() -> dict:
-    return {"ours": [], "other": [], "cpu": [0.0, 0.0, 0.0]}
+    return {"ours": [], "other": [], "cpu": [0.0, 0.0, 0.0], "threads": {}}
 
 
 def report(case: str, found: dict, reference: str, as_json: bool) -> dict:
@@ -194,15 +212,18 @@ def report_cpu(case: str, found: dict, as_json: bool) -> float:
     """What kvcask's own processes and threads took, to the other engine's all; the difference of the totals is printed beside it."""
     ours, other, own = found["cpu"]
     added = own / other
+    largest = sorted(((name, seconds) for name, seconds in found["threads"].items() if seconds >= 0.005), key=lambda item: -item[1])
     if as_json:
         line = {
             "bench": "vllm", "case": f"{case} cpu", "ours": round(own, 2), "reference": round(other, 2),
             "reference_name": "vLLM alone", "unit": "CPU s", "ratio": round(added, 4), "spread": 0.0,
             "p50_us": 0, "p99_us": 0, "n": len(found["ours"]), "total_ratio": round(ours / other, 4),
+            "threads": {name: round(seconds, 2) for name, seconds in largest},
         }  # fmt: skip
         print(json.dumps(line), flush=True)
     else:
         print(f"{case + ' CPU':28} kvcask's own {own:6.2f} s   vLLM alone {other:9.2f} s   added {added * 100:.1f} %   totals {ours / other:.3f}", flush=True)
+        print(f"{'':28} of it: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in largest), flush=True)
     return added
 
 
