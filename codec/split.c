@@ -11,6 +11,7 @@
 enum {
 	SPLIT_ALIGN_BYTES = 64,
 	SPLIT_SLACK_BYTES = 256, /* so that a kernel's last round has room */
+	SPLIT_FEW = 32768,      /* elements */
 	SPLIT_PIECE = 1024,     /* elements: a piece and what it becomes stay in the first cache */
 };
 
@@ -82,11 +83,12 @@ static size_t split_code_fitted(struct split_encode_work *work, const struct spl
 	for (bool sample = true;; sample = false) {
 		bool sampled = split_model_fit(&work->model, &work->counts, symbols, count, type->magnitude, sample);
 		size_t predicted = split_model_predict(&work->model, &work->counts, count), coded, words;
+		size_t slack = predicted / (count < SPLIT_FEW ? 32 : 64); /* chance does more where few are counted */
 
 		if (!split_is_worth(plain + KVCI_RANS_STATES_BYTES + predicted, raw_bytes))
 			return 0;
 		coded = split_code(work, symbols, count, out, end, &words);
-		if (!sampled || (coded != 0 && words <= predicted + predicted / 64))
+		if (!sampled || (coded != 0 && words <= predicted + slack))
 			return coded;
 	}
 }

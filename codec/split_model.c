@@ -121,7 +121,7 @@ static void model_classes(struct split_model *model, const struct split_counts *
 
 	for (uint32_t channel = 0; channel < channels; channel++) {
 		uint32_t visits = counts->visits[channel / KVCI_RANS_GROUP];
-		uint32_t key = visits == 0 ? 0 : (uint32_t)(counts->sums[channel] * UINT64_C(16) / visits);
+		uint32_t key = visits == 0 ? 0 : counts->sums[channel] * 16 / visits; /* of about MODEL_ROWS bytes: far below 2^28 */
 
 		model->channels[channel] = (uint16_t)key;
 		keys[key]++;
