@@ -68,6 +68,8 @@ static kvc_status_t disk_open(const struct kvc_tier_option *options, struct kvc_
 	tier->folder.dir_fd = tier->folder.lock_fd = -1;
 	tier->head = tier->ready = -1;
 	tier->keeper.end = &tier->keeper.first;
+	tier->ended.end = &tier->ended.first;
+	pthread_mutex_init(&tier->ended.lock, NULL);
 	pthread_mutex_init(&tier->keeper.lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -231,6 +233,7 @@ static void disk_close(struct kvc_tier *base)
 	kvci_mailbox_destroy(tier->mailbox);
 	kvci_disk_folder_close(&tier->folder);
 	pthread_mutex_destroy(&tier->db_lock);
+	pthread_mutex_destroy(&tier->ended.lock);
 	pthread_mutex_destroy(&tier->keeper.lock);
 	pthread_cond_destroy(&tier->keeper.wake);
 	kvci_free(tier->db_path);

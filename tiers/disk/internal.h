@@ -140,6 +140,13 @@ struct kvci_disk_op {
 	struct kvci_disk_op *next;
 };
 
+/* Writes that have ended and that the owner is not told of yet (request.c). */
+struct kvci_disk_ended {
+	pthread_mutex_t lock;
+	struct kvci_job *first, **end; /* under lock */
+	uint32_t count, active;        /* under lock; active: writes that have not ended */
+};
+
 kvc_status_t kvci_disk_ops_create(struct kvci_disk_tier *tier);
 void kvci_disk_ops_destroy(struct kvci_disk_tier *tier);
 /* NULL: all are in use, or the tier is closing. */
@@ -228,6 +235,7 @@ struct kvci_disk_tier {
 	struct kvci_disk_op *ops, *idle; /* all; those that are free */
 	uint32_t op_count, op_idle;
 	uint64_t op_bytes;              /* under way */
+	struct kvci_disk_ended ended;
 	struct kvci_keeper keeper;
 	struct kvci_disk_reclaim reclaim;
 	struct kvci_loader *loader;

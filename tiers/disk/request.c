@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
-enum { REQUEST_OPS_MIN = 64 };
+enum { REQUEST_OPS_MIN = 64, REQUEST_ENDED_MAX = 8 };
 
 void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t status, const char *what)
 {
@@ -96,6 +96,31 @@ void kvci_disk_op_put(struct kvci_disk_op *op)
 
 /* ---- write ---- */
 
+/* I/O thread. As long as the device has more writes than it works on, the owner hears of them in groups: waking it up for each costs more than what it
+ * then does. The last ones always ring, and what is held back is never all that is under way. */
+static void request_ended(struct kvci_disk_tier *tier, struct kvci_job *job)
+{
+	struct kvci_disk_ended *ended = &tier->ended;
+	struct kvci_job *list = NULL, *next;
+
+	job->next = NULL;
+	pthread_mutex_lock(&ended->lock);
+	*ended->end = job;
+	ended->end = &job->next;
+	ended->active--;
+	if (++ended->count >= REQUEST_ENDED_MAX || ended->active <= tier->options.queue_depth) {
+		list = ended->first;
+		ended->first = NULL;
+		ended->end = &ended->first;
+		ended->count = 0;
+	}
+	pthread_mutex_unlock(&ended->lock);
+	for (; list != NULL; list = next) {
+		next = list->next;
+		kvci_mailbox_post(tier->mailbox, list);
+	}
+}
+
 static void request_write_moved(struct kvci_disk_task *task)
 {
 	struct kvci_disk_op *op = (struct kvci_disk_op *)((char *)task - offsetof(struct kvci_disk_op, task));
@@ -103,7 +128,7 @@ static void request_write_moved(struct kvci_disk_task *task)
 	op->status = kvci_disk_status_of_errno(task->error);
 	if (op->status == KVC_CORRUPT)
 		op->status = KVC_IO;
-	kvci_mailbox_post(op->tier->mailbox, &op->job);
+	request_ended(op->tier, &op->job);
 }
 
 static void request_write_done(struct kvci_job *job)
@@ -218,6 +243,9 @@ kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_reques
 	op->task.parts[0] = (struct iovec){op->head, head_bytes};
 	op->task.parts[1] = (struct iovec){(uint8_t *)request->buffer + head_bytes, op->task.left_bytes - head_bytes};
 	op->task.part_count = op->task.parts[1].iov_len != 0 ? 2 : 1;
+	pthread_mutex_lock(&tier->ended.lock);
+	tier->ended.active++;
+	pthread_mutex_unlock(&tier->ended.lock);
 	tier->io->ops->submit(tier->io, &op->task);
 	return KVC_OK;
 fail:
