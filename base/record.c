@@ -313,6 +313,17 @@ kvc_status_t kvci_record_verify_some(const void *record, const struct kvci_recor
 	return KVC_OK;
 }
 
+void kvci_record_drop_scores(void *record)
+{
+	struct kvci_record_header *header = record;
+
+	header->version = KVCI_RECORD_VERSION;
+	header->flags &= (uint16_t)~KVCI_RECORD_SCORES;
+	header->scores_offset_64 = header->scores_bytes = 0;
+	header->scores_checksum = 0;
+	header->header_checksum = kvci_record_header_checksum(record);
+}
+
 kvc_status_t kvci_record_verify(const void *record, const struct kvci_record_header *header,
                                 const struct kvci_section_entry *sections, uint32_t *ret_section)
 {

@@ -56,7 +56,7 @@ enum {
 	KVCI_RECORD_LOSSY = 1 << 0,      /* some section's codec loses bits */
 	KVCI_RECORD_CHUNK_KEY = 1 << 1,  /* the hash is of the chunk's tokens alone (blending), not chained */
 	KVCI_RECORD_TOMBSTONE = 1 << 2,  /* the block was dropped by a user; only the length still counts */
-	KVCI_RECORD_SCORES = 1 << 3,     /* coded records only: has retention scores; version 3 */
+	KVCI_RECORD_SCORES = 1 << 3,     /* has retention scores; version 3. Raw ones: where they fit behind the sections; no image in memory */
 };
 
 struct kvci_record_header {
@@ -156,6 +156,8 @@ const uint8_t *kvci_record_scores(const void *record, const struct kvci_record_h
 /* Puts scores behind the sections of a coded record that ends at *end_bytes, moves that, and says so in the header, whose checksum is then to be made
  * anew. The record has room. */
 void kvci_record_put_scores(void *record, const uint8_t *scores, uint32_t scores_bytes, uint64_t *end_bytes);
+/* A parsed record without them, in place: the image of its form, if it is raw. */
+void kvci_record_drop_scores(void *record);
 
 /* OK when the parsed record is the one named by id and epoch, MISS (also for a tombstone) or STALE_EPOCH otherwise. */
 kvc_status_t kvci_record_is(const struct kvci_record_header *header, const struct kvci_block_id *id, uint64_t epoch);

@@ -182,6 +182,9 @@ static void recode_looked(struct kvc_tier_request *request, kvc_status_t status)
 	} else if (recode_is_so(recode, header, sections)) {
 		recode_next(recode, &recode->figures.already);
 	} else if (recode->block.place.length_4k == recode->request.entry.raw_length_4k) {
+		recode_take_scores(recode, header);
+		if ((header->flags & KVCI_RECORD_SCORES) != 0)
+			kvci_record_drop_scores(recode->buffer);
 		recode_unpacked(request, KVC_OK); /* raw: that is it */
 	} else {
 		recode_take_scores(recode, header);

@@ -208,7 +208,7 @@ kvc_status_t kvc_store(struct kvc_space *space, const struct kvc_store_block *bl
                        const uint32_t *engine_blocks, uint64_t timeout_ns, kvc_status_t *statuses);
 
 /* Retention scores: how much each token is worth to its heads (by attention, or by a model that predicts it), 255 the most. They decide where bits go when
- * a block is packed with loss (of rows of 192 and more, an eighth of all at most, int8 and fp8 keep every bit, and kv4 eight a value), stay with the packed record, and are no part of what the
+ * a block is packed with loss (of rows of 192 and more, an eighth of all at most, int8 and fp8 keep every bit, and kv4 eight a value), stay with the record on the disk, and are no part of what the
  * block is: a load gives the same bytes with or without them when nothing is lost. Call it before the store: a block may be on the disk right after it; scores
  * that come later count when it is written next. A store keeps them for a while only (64 MiB for all clients, oldest first), until the block is written.
  * scores: [count][block_tokens][kv_heads] bytes; those of blocks that are never stored do no harm. */

@@ -97,7 +97,9 @@ static void encode_run(struct kvci_job *job)
 	node->coded_bytes = 0;
 	node->status = node->pack.codec == NULL ? KVC_OK : kvci_pack_encode(&node->pack, node->outer->buffer, node->buffer,
 	                                                                    &node->tier->scratches[scratch], &node->coded_bytes, &node->lossy);
-	node->ns = kvci_clock_ns() - begin_ns;
+	node->ns = node->pack.codec != NULL ? kvci_clock_ns() - begin_ns : 0;
+	node->scored = node->status == KVC_OK && node->coded_bytes == 0 && node->pack.scores != NULL && kvci_pack_holds_scores(&node->pack) &&
+	               kvci_pack_keep_scores(&node->pack, node->outer->buffer, node->buffer) == KVC_OK;
 	coded_scratch_give(node->tier, scratch);
 	kvci_mailbox_post(node->tier->mailbox, job);
 }
@@ -142,6 +144,9 @@ static void encode_done(struct kvci_job *job)
 		node->request.entry.place = (struct kvc_place){.length_4k = (uint32_t)(bytes / KVCI_RECORD_ALIGN_BYTES)};
 		if (node->lossy)
 			node->request.entry.flags |= KVCI_RECORD_LOSSY;
+	} else if (node->scored) {
+		node->request.buffer = node->buffer;
+		tier->figures.raw_writes++;
 	} else {
 		/* It would not shrink; or it is not the record it should be, which the tier below is the judge of. */
 		coded_node_release(node);
@@ -169,7 +174,7 @@ static bool coded_wants(struct coded_node *node)
 	coded_pick(node, &target);
 	if (target.hurry) {
 		tier->figures.hurried_writes += pack->codec != NULL;
-		return false;
+		pack->codec = NULL;
 	}
 	if (target.scores != NULL) {
 		size_t bytes = (size_t)target.form.block_tokens * target.form.kv_heads;
@@ -179,7 +184,7 @@ static bool coded_wants(struct coded_node *node)
 			memcpy(pack->scores, target.scores, bytes);
 		node->try_pack.scores = pack->scores;
 	}
-	return pack->codec != NULL || node->try_pack.codec != NULL;
+	return pack->codec != NULL || node->try_pack.codec != NULL || (pack->scores != NULL && kvci_pack_holds_scores(pack));
 }
 
 static size_t encode_room(const struct coded_node *node)
@@ -187,6 +192,8 @@ static size_t encode_room(const struct coded_node *node)
 	size_t room = node->pack.codec != NULL ? kvci_pack_room(&node->pack) : 0;
 	size_t try_room = node->try_pack.codec != NULL ? kvci_pack_room(&node->try_pack) : 0;
 
+	if (node->pack.scores != NULL && room < node->pack.sizes.record_bytes)
+		room = node->pack.sizes.record_bytes;
 	return room > try_room ? room : try_room;
 }
 
@@ -405,12 +412,24 @@ static void coded_count(struct coded_node *node)
 
 	if (node->request.op == KVC_TIER_READ) {
 		figures->raw_reads += node->buffer == NULL && (node->request.flags & KVC_TIER_STORED) == 0;
-	} else if (node->request.op == KVC_TIER_WRITE && node->buffer != NULL) {
+	} else if (node->request.op == KVC_TIER_WRITE && node->buffer != NULL && !node->scored) {
 		figures->coded_writes++;
 		figures->coded_write_raw_bytes += node->pack.sizes.record_bytes;
 		figures->coded_write_bytes += node->coded_bytes;
 		figures->lossy_writes += node->lossy;
 	}
+}
+
+/* A record that lay raw with its scores: the image has none. */
+static void coded_drop_scores(struct coded_node *node)
+{
+	const struct kvc_tier_request *outer = node->outer;
+	const struct kvci_record_header *header = outer->buffer;
+	const struct kvci_section_entry *sections;
+
+	if (outer->op == KVC_TIER_READ && (outer->flags & KVC_TIER_STORED) == 0 && (header->flags & KVCI_RECORD_SCORES) != 0 &&
+	    kvci_record_parse(outer->buffer, (size_t)outer->entry.raw_length_4k * KVCI_RECORD_ALIGN_BYTES, &header, &sections) == KVC_OK)
+		kvci_record_drop_scores(outer->buffer);
 }
 
 static void coded_below_done(struct kvc_tier_request *request, kvc_status_t status)
@@ -433,6 +452,7 @@ static void coded_below_done(struct kvc_tier_request *request, kvc_status_t stat
 		if (status == KVC_OK)
 			return;
 	} else if (status == KVC_OK) {
+		coded_drop_scores(node);
 		coded_count(node);
 	}
 	coded_node_end(node, status);

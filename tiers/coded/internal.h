@@ -107,6 +107,7 @@ struct coded_node {
 	struct kvci_pack pack;
 	size_t coded_bytes;
 	bool lossy;
+	bool scored; /* WRITE: the buffer holds the raw record with its scores */
 	struct kvci_pack try_pack; /* codec not NULL: to be tried with this record first; scores are pack's */
 	struct coded_try try_result;
 	uint16_t codec_id;         /* decode: of the first section that is coded */

@@ -53,6 +53,7 @@ struct coded_node *coded_node_get(struct coded_tier *tier, struct kvc_tier_reque
 	node->tier = tier;
 	node->buffer = NULL;
 	node->try_pack.codec = NULL;
+	node->scored = false;
 	return node;
 }
 

@@ -357,6 +357,36 @@ kvc_status_t kvci_pack_encode(const struct kvci_pack *pack, const void *record, 
 	return KVC_OK;
 }
 
+static uint64_t pack_sections_end(const struct kvci_pack *pack)
+{
+	return pack_section_offset(pack, pack->form.layer_count - 1) + pack->sizes.section_bytes;
+}
+
+bool kvci_pack_holds_scores(const struct kvci_pack *pack)
+{
+	return pack_align(pack_sections_end(pack), KVCI_SECTION_ALIGN_BYTES) + (uint64_t)pack->form.block_tokens * pack->form.kv_heads <=
+	       pack->sizes.record_bytes;
+}
+
+kvc_status_t kvci_pack_keep_scores(const struct kvci_pack *pack, const void *record, void *out)
+{
+	size_t head_bytes = sizeof(struct kvci_record_header) + pack->form.layer_count * sizeof(struct kvci_section_entry);
+	struct kvci_record_header *made = out;
+	const struct kvci_record_header *header;
+	const struct kvci_section_entry *table;
+	uint64_t end = pack_sections_end(pack);
+
+	memcpy(out, record, pack->sizes.record_bytes); /* the owner of its memory may be writing: what counts is the copy */
+	if (made->section_count != pack->form.layer_count || kvci_record_parse(out, head_bytes, &header, &table) != KVC_OK ||
+	    kvci_record_checksum(out) != pack->record_checksum || !kvci_record_is_image(header, table, &pack->sizes))
+		return KVC_CORRUPT;
+	kvci_record_put_scores(made, pack->scores, pack_scores_bytes(pack), &end);
+	memset((uint8_t *)out + end, 0, pack->sizes.record_bytes - end);
+	made->place_seal = 0;
+	made->header_checksum = kvci_record_header_checksum(made);
+	return KVC_OK;
+}
+
 /* ---- decode ---- */
 
 bool kvci_pack_fits(const struct kvci_pack *pack, const struct kvci_record_header *header, const struct kvci_section_entry *sections)

@@ -40,6 +40,11 @@ size_t kvci_pack_room(const struct kvci_pack *pack);
 kvc_status_t kvci_pack_encode(const struct kvci_pack *pack, const void *record, void *out, struct kvci_pack_scratch *scratch,
                               size_t *ret_bytes, bool *ret_lossy);
 
+/* Does a raw record of this form have room for scores behind its sections? */
+bool kvci_pack_holds_scores(const struct kvci_pack *pack);
+/* A copy of the raw record, with the scores behind its sections. CORRUPT: the record is not the one it should be. */
+kvc_status_t kvci_pack_keep_scores(const struct kvci_pack *pack, const void *record, void *out);
+
 /* The table of a coded record fits the form: raw lengths are those of its sections. */
 bool kvci_pack_fits(const struct kvci_pack *pack, const struct kvci_record_header *header, const struct kvci_section_entry *sections);
 

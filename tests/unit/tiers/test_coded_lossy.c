@@ -195,6 +195,62 @@ static void test_coded__scores__steer_and_stay_with_the_record(void **state)
 	kvci_free(record.bytes);
 }
 
+/* Raw by choice, in a hurry, or because it does not shrink: the scores lie behind the sections, where there is room, and the image has none. */
+static void test_coded__scores_of_a_raw_record__stay_with_it(void **state)
+{
+	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_NH, KVC_DTYPE_BF16, 5);
+	struct record record = record_make(&form, 3, true); /* wild: no codec shrinks it */
+	uint8_t *back = rig_buffer(record.sizes.record_bytes), scores[64 * 3];
+	const struct kvci_record_header *header;
+	const struct kvci_section_entry *sections;
+	struct kvci_coded_figures figures;
+	uint32_t bytes = 0;
+
+	for (size_t i = 0; i < sizeof(scores); i++)
+		scores[i] = (uint8_t)(i * 7);
+	target.form = form;
+	target.scores = scores;
+	store_open();
+	for (int way = 0; way < 3; way++) {
+		struct kvc_tier_entry entry = record.entry;
+
+		target.hurry = way == 0;
+		target.codec = way == 1 ? kvc_codec_by_id(KVC_CODEC_RAW) : NULL;
+		assert_int_equal(rig_write(&store->rig, record.bytes, &entry), KVC_OK);
+		assert_int_equal(entry.place.length_4k, entry.raw_length_4k);
+		assert_int_equal(rig_read(&store->rig, back, &entry, KVC_TIER_STORED), KVC_OK);
+		assert_int_equal(kvci_record_parse(back, record.sizes.record_bytes, &header, &sections), KVC_OK);
+		assert_int_equal(header->version, KVCI_RECORD_VERSION_SCORES);
+		assert_non_null(kvci_record_scores(back, header, &bytes));
+		assert_int_equal(bytes, sizeof(scores));
+		assert_memory_equal(kvci_record_scores(back, header, &bytes), scores, sizeof(scores));
+		assert_int_equal(kvci_record_verify(back, header, sections, NULL), KVC_OK);
+		for (int verify = 0; verify < 2; verify++) {
+			assert_int_equal(rig_read(&store->rig, back, &entry, verify ? 0 : KVC_TIER_NO_VERIFY), KVC_OK);
+			assert_true(same_image(&record, back));
+			assert_int_equal(kvci_record_parse(back, record.sizes.record_bytes, &header, &sections), KVC_OK);
+			assert_true(kvci_record_is_image(header, sections, &record.sizes));
+		}
+	}
+	kvci_coded_figures(store->rig.tier, &figures);
+	assert_int_equal(figures.raw_writes, 3);
+	assert_int_equal(figures.coded_writes, 0);
+	assert_int_equal(figures.buffer_bytes, 0);
+	kvci_free(back);
+	kvci_free(record.bytes);
+	/* Sections that leave no room behind them: none are kept, and the record is as it was. */
+	form.layer_count = 120; /* a head of exactly 4,096 bytes */
+	record = record_make(&form, 4, true);
+	back = rig_buffer(record.sizes.record_bytes);
+	target = (struct kvci_coded_target){.form = form, .scores = scores, .hurry = true};
+	assert_int_equal(record.sizes.record_bytes, 4096 + 120 * (size_t)record.sizes.section_bytes);
+	assert_int_equal(rig_write(&store->rig, record.bytes, &record.entry), KVC_OK);
+	assert_int_equal(rig_read(&store->rig, back, &record.entry, KVC_TIER_STORED), KVC_OK);
+	assert_int_equal(((struct kvci_record_header *)(void *)back)->version, KVCI_RECORD_VERSION);
+	kvci_free(back);
+	kvci_free(record.bytes);
+}
+
 /* K and V of a record whose sections are fused, as [layers][tokens][heads][dims], and a profile of them. */
 static struct kvc_profile *profile_of(const struct record *record, const struct kvc_form *form, uint32_t pca_layers)
 {
@@ -458,6 +514,7 @@ int main(void)
 		CASE(test_coded__damaged_in_memory__not_packed_with_loss),
 		CASE(test_coded__lossy_codec__flagged_and_sealed_anew),
 		CASE(test_coded__scores__steer_and_stay_with_the_record),
+		CASE(test_coded__scores_of_a_raw_record__stay_with_it),
 		CASE(test_coded__units_over_layers__as_the_codec_gives_them),
 		CASE(test_coded__auto_with_a_profile__packs_by_it_while_it_is_fast_enough),
 		CASE(test_coded__auto_with_a_bound__best_option_that_is_fast_enough),
