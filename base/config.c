@@ -385,9 +385,14 @@ static const char *config_key_of_variable(const char *name, size_t name_bytes)
 
 static void config_warn_variable(const char *name)
 {
+	/* Of the Python package. */
+	static const char *const others[] = {"LIBRARY", "DAEMON", "BUILD_DIR"};
 	char nearest[CONFIG_KEY_BYTES];
 	size_t c = 0;
 
+	for (unsigned i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (strcmp(name, others[i]) == 0)
+			return;
 	for (const char *key = kvci_config_nearest(name); *key != '\0'; key++)
 		nearest[c++] = (char)toupper((unsigned char)config_fold(*key));
 	nearest[c] = '\0';
