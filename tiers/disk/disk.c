@@ -68,8 +68,10 @@ static kvc_status_t disk_open(const struct kvc_tier_option *options, struct kvc_
 	tier->folder.dir_fd = tier->folder.lock_fd = -1;
 	tier->head = tier->ready = -1;
 	tier->keeper.end = &tier->keeper.first;
-	tier->ended.end = &tier->ended.first;
-	pthread_mutex_init(&tier->ended.lock, NULL);
+	for (int kind = 0; kind < 2; kind++) {
+		tier->ended[kind].end = &tier->ended[kind].first;
+		pthread_mutex_init(&tier->ended[kind].lock, NULL);
+	}
 	pthread_mutex_init(&tier->keeper.lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -233,7 +235,8 @@ static void disk_close(struct kvc_tier *base)
 	kvci_mailbox_destroy(tier->mailbox);
 	kvci_disk_folder_close(&tier->folder);
 	pthread_mutex_destroy(&tier->db_lock);
-	pthread_mutex_destroy(&tier->ended.lock);
+	pthread_mutex_destroy(&tier->ended[0].lock);
+	pthread_mutex_destroy(&tier->ended[1].lock);
 	pthread_mutex_destroy(&tier->keeper.lock);
 	pthread_cond_destroy(&tier->keeper.wake);
 	kvci_free(tier->db_path);

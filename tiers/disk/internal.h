@@ -140,11 +140,12 @@ struct kvci_disk_op {
 	struct kvci_disk_op *next;
 };
 
-/* Writes that have ended and that the owner is not told of yet (request.c). */
+/* Reads, or writes, that have ended and that the owner is not told of yet (request.c). */
 struct kvci_disk_ended {
 	pthread_mutex_t lock;
 	struct kvci_job *first, **end; /* under lock */
-	uint32_t count, active;        /* under lock; active: writes that have not ended */
+	uint32_t count, active;        /* under lock; active: those that have not ended */
+	uint64_t bytes;                /* under lock: read and held back */
 };
 
 kvc_status_t kvci_disk_ops_create(struct kvci_disk_tier *tier);
@@ -152,6 +153,9 @@ void kvci_disk_ops_destroy(struct kvci_disk_tier *tier);
 /* NULL: all are in use, or the tier is closing. */
 struct kvci_disk_op *kvci_disk_op_get(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal);
 void kvci_disk_op_put(struct kvci_disk_op *op);
+/* Owner: a transfer begins. Any thread: it has ended; read_bytes: 0 of a write. */
+void kvci_disk_op_begun(struct kvci_disk_ended *ended);
+void kvci_disk_op_ended(struct kvci_disk_tier *tier, struct kvci_disk_ended *ended, struct kvci_job *job, uint64_t read_bytes);
 kvc_status_t kvci_disk_read(struct kvci_disk_tier *tier, struct kvc_tier_request *request, bool internal);
 kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_request *request, uint32_t length_4k, bool internal);
 kvc_status_t kvci_disk_flush(struct kvci_disk_tier *tier, struct kvc_tier_request *request);
@@ -235,7 +239,7 @@ struct kvci_disk_tier {
 	struct kvci_disk_op *ops, *idle; /* all; those that are free */
 	uint32_t op_count, op_idle;
 	uint64_t op_bytes;              /* under way */
-	struct kvci_disk_ended ended;
+	struct kvci_disk_ended ended[2]; /* reads, writes */
 	struct kvci_keeper keeper;
 	struct kvci_disk_reclaim reclaim;
 	struct kvci_loader *loader;

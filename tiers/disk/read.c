@@ -86,7 +86,7 @@ static void read_checker(struct kvci_job *job)
 		                                            memory_order_acquire))
 			return;
 	}
-	kvci_mailbox_post(op->tier->mailbox, &op->job);
+	kvci_disk_op_ended(op->tier, &op->tier->ended[0], &op->job, (uint64_t)op->request->entry.place.length_4k * KVCI_DISK_PAGE_BYTES);
 }
 
 /* I/O thread: the piece's bytes are there, or will not come. */
@@ -223,6 +223,7 @@ kvc_status_t kvci_disk_read(struct kvci_disk_tier *tier, struct kvc_tier_request
 	atomic_store_explicit(&op->error, 0, memory_order_relaxed);
 	atomic_store_explicit(&op->arrivals, 0, memory_order_relaxed);
 	tier->op_bytes += length_bytes;
+	kvci_disk_op_begun(&tier->ended[0]);
 	read_submit(op, segment->fd, length_bytes);
 	return KVC_OK;
 }

@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
-enum { REQUEST_OPS_MIN = 64, REQUEST_ENDED_MAX = 8 };
+enum { REQUEST_OPS_MIN = 64, REQUEST_ENDED_MAX = 8, REQUEST_ENDED_BYTES_MAX = 4 << 20 };
 
 void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t status, const char *what)
 {
@@ -94,13 +94,17 @@ void kvci_disk_op_put(struct kvci_disk_op *op)
 	tier->op_idle++;
 }
 
-/* ---- write ---- */
-
-/* I/O thread. As long as the device has more writes than it works on, the owner hears of them in groups: waking it up for each costs more than what it
- * then does. The last ones always ring, and what is held back is never all that is under way. */
-static void request_ended(struct kvci_disk_tier *tier, struct kvci_job *job)
+void kvci_disk_op_begun(struct kvci_disk_ended *ended)
 {
-	struct kvci_disk_ended *ended = &tier->ended;
+	pthread_mutex_lock(&ended->lock);
+	ended->active++;
+	pthread_mutex_unlock(&ended->lock);
+}
+
+/* As long as the device has more than it works on, the owner hears of what ended in groups: waking it up for each costs more than what it
+ * then does. The last ones always ring, and what is held back is never all that is under way. Of what was read, little is held back. */
+void kvci_disk_op_ended(struct kvci_disk_tier *tier, struct kvci_disk_ended *ended, struct kvci_job *job, uint64_t read_bytes)
+{
 	struct kvci_job *list = NULL, *next;
 
 	job->next = NULL;
@@ -108,11 +112,13 @@ static void request_ended(struct kvci_disk_tier *tier, struct kvci_job *job)
 	*ended->end = job;
 	ended->end = &job->next;
 	ended->active--;
-	if (++ended->count >= REQUEST_ENDED_MAX || ended->active <= tier->options.queue_depth) {
+	ended->bytes += read_bytes;
+	if (++ended->count >= REQUEST_ENDED_MAX || ended->bytes >= REQUEST_ENDED_BYTES_MAX || ended->active <= tier->options.queue_depth) {
 		list = ended->first;
 		ended->first = NULL;
 		ended->end = &ended->first;
 		ended->count = 0;
+		ended->bytes = 0;
 	}
 	pthread_mutex_unlock(&ended->lock);
 	for (; list != NULL; list = next) {
@@ -121,6 +127,9 @@ static void request_ended(struct kvci_disk_tier *tier, struct kvci_job *job)
 	}
 }
 
+/* ---- write ---- */
+
+/* I/O thread. */
 static void request_write_moved(struct kvci_disk_task *task)
 {
 	struct kvci_disk_op *op = (struct kvci_disk_op *)((char *)task - offsetof(struct kvci_disk_op, task));
@@ -128,7 +137,7 @@ static void request_write_moved(struct kvci_disk_task *task)
 	op->status = kvci_disk_status_of_errno(task->error);
 	if (op->status == KVC_CORRUPT)
 		op->status = KVC_IO;
-	request_ended(op->tier, &op->job);
+	kvci_disk_op_ended(op->tier, &op->tier->ended[1], &op->job, 0);
 }
 
 static void request_write_done(struct kvci_job *job)
@@ -243,9 +252,7 @@ kvc_status_t kvci_disk_write(struct kvci_disk_tier *tier, struct kvc_tier_reques
 	op->task.parts[0] = (struct iovec){op->head, head_bytes};
 	op->task.parts[1] = (struct iovec){(uint8_t *)request->buffer + head_bytes, op->task.left_bytes - head_bytes};
 	op->task.part_count = op->task.parts[1].iov_len != 0 ? 2 : 1;
-	pthread_mutex_lock(&tier->ended.lock);
-	tier->ended.active++;
-	pthread_mutex_unlock(&tier->ended.lock);
+	kvci_disk_op_begun(&tier->ended[1]);
 	tier->io->ops->submit(tier->io, &op->task);
 	return KVC_OK;
 fail:
