@@ -14,10 +14,12 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/patience.h"
 
 enum {
 	LOOP_EVENTS = 64, /* taken from the kernel a turn */
 	LOOP_HEAP_FIRST = 16,
+	LOOP_SOON = 4, /* times spin_ns: a wait that ended so soon, waking up included, may be spun next time */
 };
 
 struct kvci_watch {
@@ -35,6 +37,9 @@ struct kvci_loop {
 	atomic_bool stopping;
 	bool no_pwait2; /* an old kernel, or a seccomp filter that does not know it */
 	bool in_turn;
+	bool soon;        /* the last wait was short */
+	uint64_t spin_ns; /* 0: never spins */
+	struct kvci_patience patience;
 	uint64_t now_ns;
 	uint64_t longest_step_ns;
 	uint64_t longest_step_cpu_ns;
@@ -235,6 +240,40 @@ static int loop_wait(struct kvci_loop *loop, struct epoll_event *events, uint64_
 	                  wait_ns == UINT64_MAX ? -1 : wait_ms < 86400000 ? (int)wait_ms : 86400000);
 }
 
+/* Looks until something is there, but not beyond wait_ns. */
+static int loop_spin(struct kvci_loop *loop, struct epoll_event *events, uint64_t wait_ns)
+{
+	uint64_t until_ns = kvci_clock_ns() + (wait_ns < loop->spin_ns ? wait_ns : loop->spin_ns);
+	int count;
+
+	do {
+		count = loop_wait(loop, events, 0);
+	} while (count == 0 && kvci_clock_ns() < until_ns);
+	kvci_patience_learn(&loop->patience, count > 0);
+	return count;
+}
+
+/* Waits as loop_wait does; requests of a client that come close to each other find the thread awake. */
+static int loop_wait_awake(struct kvci_loop *loop, struct epoll_event *events, uint64_t begin_ns, uint64_t wait_ns)
+{
+	uint64_t spun_ns = 0;
+	int count;
+
+	if (loop->spin_ns == 0 || wait_ns == 0)
+		return loop_wait(loop, events, wait_ns);
+	if (loop->soon && kvci_patience_try(&loop->patience)) {
+		count = loop_spin(loop, events, wait_ns);
+		if (count != 0)
+			return count;
+		spun_ns = kvci_clock_ns() - begin_ns;
+	}
+	if (wait_ns != UINT64_MAX)
+		wait_ns = wait_ns > spun_ns ? wait_ns - spun_ns : 0;
+	count = loop_wait(loop, events, wait_ns);
+	loop->soon = count > 0 && kvci_clock_ns() - begin_ns <= LOOP_SOON * loop->spin_ns;
+	return count;
+}
+
 static uint64_t loop_cpu_ns(void)
 {
 	struct timespec now = {0, 0};
@@ -275,7 +314,7 @@ kvc_status_t kvci_loop_turn(struct kvci_loop *loop, uint64_t timeout_ns)
 
 		timeout_ns = until_ns < timeout_ns ? until_ns : timeout_ns;
 	}
-	count = loop_wait(loop, events, timeout_ns);
+	count = loop_wait_awake(loop, events, now_ns, timeout_ns);
 	if (count < 0 && errno != EINTR)
 		return kvc_status_from_errno(errno);
 
@@ -303,6 +342,11 @@ kvc_status_t kvci_loop_turn(struct kvci_loop *loop, uint64_t timeout_ns)
 	loop->in_turn = false;
 	loop_free_dead(loop);
 	return KVC_OK;
+}
+
+void kvci_loop_set_spin(struct kvci_loop *loop, uint64_t spin_ns)
+{
+	loop->spin_ns = spin_ns;
 }
 
 kvc_status_t kvci_loop_run(struct kvci_loop *loop)

@@ -33,6 +33,10 @@ kvc_status_t kvci_loop_rewatch(struct kvci_loop *loop, struct kvci_watch *watch,
 void kvci_loop_unwatch(struct kvci_loop *loop, struct kvci_watch *watch);
 kvc_status_t kvci_loop_timer_arm(struct kvci_loop *loop, struct kvci_timer *timer, uint64_t due_ns);
 void kvci_loop_timer_disarm(struct kvci_loop *loop, struct kvci_timer *timer);
+/* Before a wait that is likely to be short (the last one was), turns look for events for up to so long before they sleep; less and less often
+ * when that finds none (base/patience.h). 0, as at first: never. Cheap: whoever
+ * learns that sleeping costs more, or less, may call it each time. */
+void kvci_loop_set_spin(struct kvci_loop *loop, uint64_t spin_ns);
 /* The time at which this turn of the loop began (monotonic). */
 uint64_t kvci_loop_now_ns(const struct kvci_loop *loop);
 /* Until kvci_loop_stop. */

@@ -95,6 +95,7 @@ kvc_status_t ask_and_wait(struct kvc_client *client, struct kvc_space *space, co
 		self = (struct ask_op *)op;
 		self->ask = ask;
 		self->fd = -1;
+		op->spin_ns = ask->slow ? 0 : client->spin_ns;
 		op_launch(op);
 		status = op_finish(op, until_ns);
 		if (status == KVC_OK && ret_answer != NULL)

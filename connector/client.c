@@ -110,21 +110,51 @@ static struct timespec client_timespec(uint64_t ns)
 	return (struct timespec){.tv_sec = (time_t)(ns / KVCI_SECOND), .tv_nsec = (long)(ns % KVCI_SECOND)};
 }
 
-/* The lock is not held. */
-static bool client_poll_fds(struct kvc_client *client, int socket_fd, bool unsent, uint64_t until_ns)
+/* Whether something came within spin_ns. */
+static bool client_spin(struct pollfd *fds, nfds_t count, uint64_t spin_ns, uint64_t until_ns)
+{
+	uint64_t end_ns = kvci_clock_ns() + spin_ns;
+
+	do {
+		if (poll(fds, count, 0) > 0)
+			return true;
+	} while (kvci_clock_ns() < (end_ns < until_ns ? end_ns : until_ns));
+	return false;
+}
+
+/* The lock is not held. *ret_came: while it looked, before it slept. */
+static bool client_poll_fds(struct kvc_client *client, int socket_fd, bool unsent, uint64_t until_ns, uint64_t spin_ns,
+                            bool *ret_came)
 {
 	struct pollfd fds[2] = {
 		{.fd = client->wake_fd, .events = POLLIN},
 		{.fd = socket_fd, .events = (short)(unsent ? POLLIN | POLLOUT : POLLIN)},
 	};
-	uint64_t now_ns = kvci_clock_ns();
-	struct timespec timeout = client_timespec(until_ns > now_ns ? until_ns - now_ns : 0);
+	nfds_t count = socket_fd >= 0 ? 2 : 1;
 
-	ppoll(fds, socket_fd >= 0 ? 2 : 1, until_ns == UINT64_MAX ? NULL : &timeout, NULL);
+	*ret_came = spin_ns > 0 && client_spin(fds, count, spin_ns, until_ns);
+	if (!*ret_came) {
+		uint64_t now_ns = kvci_clock_ns();
+		struct timespec timeout = client_timespec(until_ns > now_ns ? until_ns - now_ns : 0);
+
+		ppoll(fds, count, until_ns == UINT64_MAX ? NULL : &timeout, NULL);
+	}
 	return fds[0].revents != 0;
 }
 
 void client_wait(struct kvc_client *client, uint64_t until_ns)
+{
+	client_wait_awake(client, until_ns, 0);
+}
+
+/* Whether to look this time. */
+static bool client_spins(struct kvc_client *client)
+{
+	return kvci_lateness_matters(&client->lateness) && ++client->spin_turn % CLIENT_SPIN_TURNS != 0 &&
+	       kvci_patience_try(&client->patience);
+}
+
+bool client_wait_awake(struct kvc_client *client, uint64_t until_ns, uint64_t spin_ns)
 {
 	if (client->reader) {
 		struct timespec until = client_timespec(until_ns);
@@ -137,20 +167,29 @@ void client_wait(struct kvc_client *client, uint64_t until_ns)
 		client->waiters--;
 	} else {
 		int socket_fd = client->socket_fd;
-		bool unsent = client->unsent_count > 0, woken;
+		bool unsent = client->unsent_count > 0, woken, came;
 
+		if (spin_ns > 0 && !client_spins(client))
+			spin_ns = 0;
 		client->reader = true;
 		client_unlock(client);
-		woken = client_poll_fds(client, socket_fd, unsent, until_ns);
+		woken = client_poll_fds(client, socket_fd, unsent, until_ns, spin_ns, &came);
 		client_lock(client);
 		client->reader = false;
+		if (spin_ns > 0) {
+			kvci_patience_learn(&client->patience, came);
+			client->stats.spins++;
+			client->stats.spins_answered += came;
+		}
 		client->stats.syscalls += woken ? 2 : 1;
 		if (woken)
 			client_hush(client->wake_fd);
 		/* Whoever waits must look for a new reader: this thread may be done. */
 		if (client->waiters > 0)
 			pthread_cond_broadcast(&client->moved);
+		return !came;
 	}
+	return true;
 }
 
 /* ---- public calls ---- */

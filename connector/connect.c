@@ -240,6 +240,7 @@ static void connect_greeted(struct kvc_client *client, struct call *call, const 
 		return;
 	}
 	client->state = CONNECTION_UP;
+	client->spin_ns = answer->c < CLIENT_SPIN_NS_MAX ? answer->c : CLIENT_SPIN_NS_MAX;
 	client->backoff_ns = 0;
 	client->stats.connects++;
 }

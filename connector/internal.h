@@ -27,6 +27,7 @@
 
 #include "base/clock.h"
 #include "base/copy.h"
+#include "base/patience.h"
 #include "base/record.h"
 #include "rpc/local/channel.h"
 #include "rpc/local/window.h"
@@ -39,8 +40,11 @@ enum {
 	CLIENT_OP_SMALL_BYTES = 640,   /* ops up to this size are kept for reuse */
 	CLIENT_OP_SPARES = 16,
 	CLIENT_MISSES = 16,
+	CLIENT_SPIN_TURNS = 64,        /* one of so many waits sleeps, to learn what that costs */
 	CLIENT_ID_BYTES = 16,
 };
+#define CLIENT_SPIN_NS_MAX (KVCI_MS)      /* whatever the daemon says */
+#define CLIENT_SPIN_KEY_NS 50             /* a match of many keys takes so much longer, each */
 #define CLIENT_CONNECT_NS KVCI_SECOND
 #define CLIENT_BACKOFF_FIRST_NS KVCI_SECOND
 #define CLIENT_BACKOFF_MAX_NS (30 * KVCI_SECOND)
@@ -77,6 +81,7 @@ struct client_stats {
 	uint64_t load_blocks, load_bytes, load_ns, load_failed_blocks, load_corrupt_blocks, load_late_blocks;
 	uint64_t store_blocks, store_bytes, store_ns, store_existing_blocks, store_refused_blocks;
 	uint64_t connects, disconnects, circuit_opened, circuit_refused, protocol_errors, timed_out;
+	uint64_t spins, spins_answered; /* waits that looked before they slept, and those that did not have to sleep */
 };
 
 /* A reservation that the caller fills himself (kvc_reserve). */
@@ -124,6 +129,10 @@ struct kvc_client {
 	uint32_t free_call, call_round;
 
 	/* waiting */
+	uint64_t spin_ns;              /* as the daemon says; 0: never */
+	struct kvci_patience patience; /* with it */
+	struct kvci_lateness lateness; /* of answers slept for */
+	uint32_t spin_turn;
 	bool reader;        /* a thread polls the socket */
 	uint32_t waiters;   /* on `moved` */
 	int wake_fd;        /* eventfd: ends the reader's poll */
@@ -211,6 +220,9 @@ struct kvc_op {
 	struct kvc_op *next, *prev;
 	kvc_status_t status;     /* PENDING: under way */
 	bool started, detached;
+	uint64_t spin_ns;        /* worth looking for its answer for so long before sleeping; 0: not */
+	uint64_t sent_ns;        /* its request, where lateness is learned from the answer */
+	bool slept;              /* for its answer */
 	bool background;         /* begun by a call that returned: kvc_fd reports it */
 	uint32_t calls;          /* without an answer */
 	uint32_t moving;         /* threads that copy a block of it */
@@ -235,6 +247,8 @@ void client_unlock(struct kvc_client *client);
 void client_moved(struct kvc_client *client);
 /* The socket, a timer or another thread: until something may have happened or until_ns. Lets the lock go meanwhile. */
 void client_wait(struct kvc_client *client, uint64_t until_ns);
+/* The same; looks for up to spin_ns first, where that is better than sleeping. Returns whether it slept. */
+bool client_wait_awake(struct kvc_client *client, uint64_t until_ns, uint64_t spin_ns);
 /* SHA-256 of bytes, cut to 16. */
 kvc_status_t client_id(const void *bytes, size_t length_bytes, uint8_t ret_id[CLIENT_ID_BYTES]);
 

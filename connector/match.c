@@ -27,6 +27,15 @@ const char *kvc_miss_name(uint32_t miss)
 	return miss < MATCH_MISSES ? match_miss_names[miss] : "unknown";
 }
 
+/* An answer that this thread slept for: how much later it was than the daemon took. */
+static void match_learn(struct kvc_client *client, const struct kvc_op *op, uint64_t took_ns)
+{
+	uint64_t waited_ns = kvci_clock_ns() - op->sent_ns;
+
+	if (op->spin_ns > 0 && op->slept)
+		kvci_lateness_learn(&client->lateness, waited_ns > took_ns ? waited_ns - took_ns : 0);
+}
+
 static void match_answered(struct kvc_client *client, struct call *call, const struct kvci_message *answer, int *fd)
 {
 	struct match_op *self = (struct match_op *)call->op;
@@ -47,6 +56,7 @@ static void match_answered(struct kvc_client *client, struct call *call, const s
 			.load_bytes = answer->b,
 			.miss = answer->c < MATCH_MISSES ? (uint32_t)answer->c : CLIENT_MISSES - 1,
 		};
+		match_learn(client, &self->op, answer->d);
 		client->stats.match_hit_keys += answer->count;
 		if (answer->count < self->count)
 			client->stats.misses[self->result.miss] += self->count - answer->count;
@@ -75,6 +85,8 @@ static void match_start(struct kvc_op *op)
 	message.array_offset = call->range_offset;
 	message.array_bytes = bytes;
 	memcpy(message.id, self->id, sizeof(message.id));
+	message.b = kvci_lateness_matters(&op->client->lateness) ? op->client->lateness.late_ns : 0;
+	op->sent_ns = kvci_clock_ns();
 	connect_send(op->client, &message);
 }
 
@@ -125,6 +137,14 @@ static kvc_status_t match_check(const struct kvc_space *space, const void *hashe
 	return KVC_OK;
 }
 
+/* Long enough for an answer that comes at once, were the daemon awake. */
+static uint64_t match_spin_ns(const struct kvc_client *client, uint32_t count)
+{
+	uint64_t spin_ns = client->spin_ns + (uint64_t)count * CLIENT_SPIN_KEY_NS;
+
+	return spin_ns < CLIENT_SPIN_NS_MAX ? spin_ns : CLIENT_SPIN_NS_MAX;
+}
+
 /* The lock is held when it is OK. */
 static kvc_status_t match_launch(struct kvc_space *space, const uint8_t (*hashes)[KVC_HASH_BYTES], uint32_t count,
                                  const struct kvc_request *request, uint32_t flags, bool background, struct match_op **ret_self)
@@ -154,6 +174,8 @@ static kvc_status_t match_launch(struct kvc_space *space, const uint8_t (*hashes
 	self->flags = (flags & KVC_MATCH_LEASE) != 0 ? KVCI_WIRE_MATCH_LEASE : 0;
 	memcpy(self->id, id, sizeof(id));
 	op->background = background;
+	if (client->spin_ns > 0 && !background)
+		op->spin_ns = match_spin_ns(client, count);
 	client->stats.match_calls++;
 	client->stats.match_keys += count;
 	if (count == 0)

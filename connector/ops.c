@@ -258,7 +258,7 @@ void op_wait(struct kvc_op *op, uint64_t until_ns)
 		if (op->kind->moves && op->kind->move(op))
 			continue;
 		if (op->status == KVC_PENDING)
-			client_wait(client, next_ns < until_ns ? next_ns : until_ns);
+			op->slept |= client_wait_awake(client, next_ns < until_ns ? next_ns : until_ns, op->spin_ns);
 	}
 }
 

@@ -79,6 +79,8 @@ static void stats_make(const struct kvc_client *client, struct stats_text *out)
 	STATS_FIELD(circuit_refused);
 	STATS_FIELD(protocol_errors);
 	STATS_FIELD(timed_out);
+	STATS_FIELD(spins);
+	STATS_FIELD(spins_answered);
 #undef STATS_FIELD
 	stats_misses(client, out);
 	stats_put(out, "}");

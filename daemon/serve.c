@@ -305,6 +305,7 @@ static bool serve_hello(struct kvci_conn *conn, const struct kvci_message *messa
 	conn->name[sizeof(conn->name) - 1] = '\0';
 	answer.a = conn->window_bytes;
 	answer.b = (uint64_t)getpid();
+	answer.c = conn->core->config->spin_ns;
 	answer.count = client;
 	serve_answer_full(conn, message, &answer, KVC_OK, conn->window_fd);
 	kvci_log(KVCI_LOG_DEBUG, "serve", "client %u: %s (process %d)", client, conn->name, (int)conn->peer.pid);

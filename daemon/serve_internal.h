@@ -52,7 +52,8 @@ struct serve_work {
 	struct kvci_message answer;
 	uint32_t *numbers; /* of the blocks that matched without a lease, to be touched */
 	uint64_t numbers_room_bytes;
-	uint32_t left; /* blocks that are still to be touched, or whose extents are still to be given */
+	uint32_t left;  /* blocks that are still to be touched, or whose extents are still to be given */
+	uint32_t touch; /* blocks to be touched when it is answered */
 };
 
 struct kvci_conn {

@@ -71,18 +71,39 @@ static void match_extent_ready(struct kvci_load *load, uint32_t index, kvc_statu
 	match_put_extent(&extents->reply[load->first + index], status, extent);
 }
 
+/* Last, nobody waits for it any more: they were used, from the last to the first, so that the end of a chain leaves memory before its
+ * beginning. */
+static bool match_touch_step(struct kvci_conn *conn)
+{
+	struct serve_work *work = &conn->work;
+	uint32_t count = work->touch < SERVE_MATCH_STEP ? work->touch : SERVE_MATCH_STEP;
+
+	work->touch -= count;
+	if (work->match.numbers != NULL)
+		kvci_cache_match_touch_blocks(conn->core->cache, work->message.binding, work->match.hashes, work->match.numbers,
+		                              work->touch, count);
+	else
+		kvci_cache_match_touch(conn->core->cache, conn->client, work->message.id, work->touch, count);
+	return work->touch == 0;
+}
+
+/* Third. The connection's next message waits until the blocks are touched. */
 static bool match_answer(struct kvci_conn *conn, kvc_status_t status)
 {
 	struct serve_work *work = &conn->work;
 
 	if (status != KVC_OK)
 		work->answer = (struct kvci_message){0};
+	work->answer.d = kvci_clock_ns() - work->begin_ns;
 	serve_answer_full(conn, &work->message, &work->answer, status, -1);
-	kvci_latency_add(&conn->core->latencies, KVCI_LATENCY_MATCH, kvci_clock_ns() - work->begin_ns);
-	return true;
+	kvci_latency_add(&conn->core->latencies, KVCI_LATENCY_MATCH, work->answer.d);
+	if (status != KVC_OK || work->touch == 0)
+		return true;
+	work->step = match_touch_step;
+	return false;
 }
 
-/* Third: where the blocks are. */
+/* Second: where the blocks are. */
 static bool match_extents_step(struct kvci_conn *conn)
 {
 	struct serve_work *work = &conn->work;
@@ -110,21 +131,6 @@ static bool match_matched(struct kvci_conn *conn)
 	work->left = work->answer.count;
 	work->step = match_extents_step;
 	return match_extents_step(conn);
-}
-
-/* Second: they were used, from the last to the first, so that the end of a chain leaves memory before its beginning. */
-static bool match_touch_step(struct kvci_conn *conn)
-{
-	struct serve_work *work = &conn->work;
-	uint32_t count = work->left < SERVE_MATCH_STEP ? work->left : SERVE_MATCH_STEP;
-
-	work->left -= count;
-	if (work->match.numbers != NULL)
-		kvci_cache_match_touch_blocks(conn->core->cache, work->message.binding, work->match.hashes, work->match.numbers,
-		                              work->left, count);
-	else
-		kvci_cache_match_touch(conn->core->cache, conn->client, work->message.id, work->left, count);
-	return work->left == 0 && match_matched(conn);
 }
 
 /* First: the keys, a piece a step. */
@@ -155,11 +161,9 @@ static bool match_step(struct kvci_conn *conn)
 		match->until = match->count - match->first < SERVE_MATCH_STEP ? match->count : match->first + SERVE_MATCH_STEP;
 		return false;
 	}
-	work->left = work->answer.count;
-	if (((match->flags & KVCI_MATCH_NO_TOUCH) == 0 && match->numbers == NULL) || work->left == 0)
-		return match_matched(conn);
-	work->step = match_touch_step;
-	return match_touch_step(conn);
+	if ((match->flags & KVCI_MATCH_NO_TOUCH) != 0 || match->numbers != NULL)
+		work->touch = work->answer.count;
+	return match_matched(conn);
 }
 
 /* Room for the numbers of what a long match without a lease finds: it is touched from its end, when all of it is known. Where memory is
@@ -195,7 +199,11 @@ bool serve_match(struct kvci_conn *conn, const struct kvci_message *message)
 		serve_answer(conn, message, status);
 		return true;
 	}
+	/* A client that finds CPUs asleep finds this one awake next time, if that is soon. */
+	if ((message->flags & KVCI_MATCH_EXISTS) == 0)
+		kvci_loop_set_spin(conn->core->loop, message->b != 0 ? conn->core->config->spin_ns : 0);
 	work->answer = (struct kvci_message){0};
+	work->touch = 0;
 	work->match = (struct kvci_match){
 		.binding = message->binding,
 		.flags = message->flags & (KVCI_MATCH_LEASE | KVCI_MATCH_EXISTS),

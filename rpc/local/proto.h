@@ -39,9 +39,9 @@ enum {
 
 /* X(NAME, number, what the fields mean) */
 #define KVCI_MESSAGE_TABLE(X)                                                                                                       \
-	X(HELLO, 1, "-> a: version, flags: KVCI_HELLO_*, id: session id, text: client name <- fd: window, a: its bytes, b: daemon pid, count: client id") \
+	X(HELLO, 1, "-> a: version, flags: KVCI_HELLO_*, id: session id, text: client name <- fd: window, a: its bytes, b: daemon pid, c: how long to look for a short answer before sleeping, ns, count: client id") \
 	X(BIND, 2, "-> array: struct kvc_form, then serialised space fields (cache/space.h) <- binding, a: epoch, b: space index, id: the space's fingerprint (checksums are seeded with it)") \
-	X(MATCH, 3, "-> binding, count, array: hashes, id: request, flags: KVCI_MATCH_* or KVCI_MATCH_EXTENTS, reply: room for bytes (EXISTS) or extents (EXTENTS) <- count: matched, first: in memory, a: on disk, b: load bytes, c: miss cause") \
+	X(MATCH, 3, "-> binding, count, array: hashes, id: request, flags: KVCI_MATCH_* or KVCI_MATCH_EXTENTS, reply: room for bytes (EXISTS) or extents (EXTENTS), b: how late answers are for this client's CPU having slept, ns, or 0 <- count: matched, first: in memory, a: on disk, b: load bytes, c: miss cause, d: time it took, ns") \
 	X(LOAD, 4, "-> id: request, first, count, reply: room for count struct kvci_wire_extent, flags: KVCI_LOAD_BY_SECTION or 0 <- LOAD_PROGRESS (and LOAD_SECTIONS) events, then this when all have a status") \
 	X(LOAD_PROGRESS, 5, "[event] tag of the LOAD; entries [first, first + count) of its reply array have got a status other than PENDING") \
 	X(LOAD_CANCEL, 6, "-> a: tag of the LOAD. Answered; the LOAD itself is answered CANCELED before")                                   \

@@ -5,9 +5,9 @@
 
 #include "base/alloc.h"
 
-void bench_fill_keys(const struct bench_fill *fill, uint32_t chain, uint8_t (*out)[KVC_HASH_BYTES])
+void bench_fill_keys(const struct bench_fill *fill, uint32_t chain, uint32_t count, uint8_t (*out)[KVC_HASH_BYTES])
 {
-	for (uint32_t i = 0; i < BENCH_FILL_CHAIN; i++)
+	for (uint32_t i = 0; i < count; i++)
 		bench_hash(fill->family, (uint64_t)chain * BENCH_FILL_CHAIN + i, out[i]);
 }
 

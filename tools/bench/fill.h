@@ -25,6 +25,6 @@ struct bench_fill {
 kvc_status_t bench_fill_run(struct bench_fill *fill, const struct bench_world *world);
 void bench_fill_end(struct bench_fill *fill);
 /* The keys of chain c. */
-void bench_fill_keys(const struct bench_fill *fill, uint32_t chain, uint8_t (*out)[KVC_HASH_BYTES]);
+void bench_fill_keys(const struct bench_fill *fill, uint32_t chain, uint32_t count, uint8_t (*out)[KVC_HASH_BYTES]);
 
 #endif

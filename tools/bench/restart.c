@@ -28,7 +28,7 @@ static kvc_status_t restart_ask(struct restart_run *run, const struct bench_clie
 {
 	struct kvc_match_result match;
 
-	bench_fill_keys(&run->fill, chain, run->keys);
+	bench_fill_keys(&run->fill, chain, BENCH_FILL_CHAIN, run->keys);
 	kvc_status_t status = kvc_match(client->space, run->keys, BENCH_FILL_CHAIN, NULL, 0, BENCH_TIMEOUT_NS, &match);
 	if (status != KVC_OK)
 		return status;

@@ -29,6 +29,7 @@ struct fixture {
 	struct kvci_watch *watches[3];
 	struct kvci_timer timer;
 	uint64_t due_ns;
+	int fd;
 };
 
 static int setup(void **state)
@@ -248,6 +249,43 @@ static void test_loop__turn_with_a_limit__ends_at_it(void **state)
 	assert_true(kvci_clock_ns() - begin_ns >= 2 * KVCI_MS);
 }
 
+static void on_ring(void *context, uint32_t epoll_events)
+{
+	struct fixture *fixture = context;
+	uint64_t rings;
+
+	fixture->calls++;
+	assert_int_equal(read(fixture->fd, &rings, sizeof(rings)), sizeof(rings));
+}
+
+/* Looking before sleeping changes nothing of what comes, and no turn ends before its time: not when it looks for longer than it may wait,
+ * nor for less. */
+static void test_loop__spins__the_same_events_and_no_turn_is_shorter(void **state)
+{
+	struct fixture *fixture = *state;
+	struct kvci_watch *watch;
+	uint64_t one = 1;
+
+	fixture->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert_int_equal(kvci_loop_watch(fixture->loop, fixture->fd, EPOLLIN, on_ring, fixture, &watch), KVC_OK);
+	kvci_loop_set_spin(fixture->loop, 200 * 1000);
+	for (unsigned i = 0; i < 40; i++) {
+		uint64_t limit_ns = (i % 8) * 50 * 1000, begin_ns;
+
+		for (unsigned ring = 0; ring < 2; ring++) { /* at once: a short wait */
+			assert_int_equal(write(fixture->fd, &one, sizeof(one)), sizeof(one));
+			assert_int_equal(kvci_loop_turn(fixture->loop, UINT64_MAX), KVC_OK);
+			assert_int_equal(fixture->calls, 2 * i + ring + 1);
+		}
+		begin_ns = kvci_clock_ns();
+		assert_int_equal(kvci_loop_turn(fixture->loop, limit_ns), KVC_OK);
+		assert_true(kvci_clock_ns() - begin_ns >= limit_ns);
+	}
+	assert_int_equal(fixture->calls, 80);
+	kvci_loop_unwatch(fixture->loop, watch);
+	close(fixture->fd);
+}
+
 /* In a child whose kernel does not know epoll_pwait2: 0 when a timer 3.5 ms ahead came in few turns, and not early. */
 static int old_kernel_child(void)
 {
@@ -394,6 +432,7 @@ int main(void)
 		LOOP_TEST(test_loop__timer_that_arms_itself_for_the_past__runs_once_a_turn),
 		LOOP_TEST(test_loop__timer_ahead__turn_waits_for_it_and_not_less),
 		LOOP_TEST(test_loop__turn_with_a_limit__ends_at_it),
+		LOOP_TEST(test_loop__spins__the_same_events_and_no_turn_is_shorter),
 		LOOP_TEST(test_loop__kernel_without_fine_waits__timers_come_without_spinning),
 		LOOP_TEST(test_loop__slow_callback__is_the_longest_step_until_asked),
 		LOOP_TEST(test_loop__busy_callback__is_the_longest_step_in_cpu_time),

@@ -74,6 +74,7 @@ static void fake_hello(struct fake_server *server, const struct kvci_message *me
 	server->window = fake_map(server->window_bytes, seals, &fd);
 	answer.a = server->window_bytes;
 	answer.b = (uint64_t)getpid();
+	answer.c = 100 * 1000;
 	answer.count = 1;
 	server->slab_ready = server->bound = false;
 	fake_reply(server, message, &answer, KVC_OK, fd);

@@ -280,6 +280,57 @@ static void test_client__exists_admin_flush__answer(void **state)
 	world_end(&world);
 }
 
+static _Atomic uint64_t late_told, late_took;
+
+/* Each match is answered after a millisecond, and says that it took late_took. */
+static bool script_late(struct fake_server *server, const struct kvci_message *message)
+{
+	struct kvci_message answer = {.magic = KVCI_PROTO_MAGIC, .type = message->type, .tag = message->tag, .c = 1};
+
+	if (message->type != KVCI_MESSAGE_MATCH)
+		return false;
+	atomic_store(&late_told, message->b);
+	usleep(1000);
+	answer.d = atomic_load(&late_took);
+	fake_send(server, &answer, -1);
+	return true;
+}
+
+static void late_until(struct fixture *fixture, bool told)
+{
+	struct kvc_match_result result;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		assert_int_equal(kvc_match(fixture->space, fixture->hashes, 1, NULL, 0, FIXTURE_SECOND, &result), KVC_OK);
+		if ((atomic_load(&late_told) != 0) == told)
+			return;
+	}
+	fail();
+}
+
+/* Answers later than the daemon's work explains: the client looks for them before it sleeps, and asks the daemon to stay awake. When they are no more,
+ * neither. */
+static void test_client__answers_are_late__looks_for_them_while_that_is_so(void **state)
+{
+	struct fixture *fixture = &world.fixture;
+	char *json;
+
+	world_begin(&world, 0, 1);
+	assert_int_equal(kvc_client_stats(fixture->client, &json), KVC_OK);
+	assert_non_null(strstr(json, "\"spins\":0,"));
+	kvc_free(json);
+	fake_set_script(&world.server, script_late, NULL);
+	atomic_store(&late_took, 0);
+	late_until(fixture, true);
+	assert_int_equal(kvc_client_stats(fixture->client, &json), KVC_OK);
+	assert_null(strstr(json, "\"spins\":0,"));
+	kvc_free(json);
+	atomic_store(&late_took, UINT64_MAX);
+	late_until(fixture, false);
+	fake_set_script(&world.server, NULL, NULL);
+	world_end(&world);
+}
+
 static void test_client__old_epoch__is_not_loaded(void **state)
 {
 	struct fixture *fixture = &world.fixture;
@@ -426,6 +477,7 @@ int main(void)
 		cmocka_unit_test(test_client__strided_pages__survive),
 		cmocka_unit_test(test_client__reserve_by_hand__commits_and_aborts),
 		cmocka_unit_test(test_client__exists_admin_flush__answer),
+		cmocka_unit_test(test_client__answers_are_late__looks_for_them_while_that_is_so),
 		cmocka_unit_test(test_client__old_epoch__is_not_loaded),
 		cmocka_unit_test(test_client__wrong_arguments__are_refused),
 		cmocka_unit_test(test_client__forked_child__is_refused),
