@@ -189,7 +189,7 @@ static void test_real__killed_and_restarted__the_client_goes_on(void **state)
 	begin_ns = kvci_clock_ns();
 	status = kvc_match(fixture.space, (const uint8_t(*)[32])fixture.hashes, 100, NULL, 0, 5 * FIXTURE_SECOND, &result);
 	assert_int_equal(kvc_status_class(status), KVC_CLASS_DEGRADE);
-	assert_true(kvci_clock_ns() - begin_ns < 50 * FIXTURE_MS);
+	assert_true(kvci_clock_ns() - begin_ns < 2 * FIXTURE_SECOND); /* not at the deadline */
 	daemon_child_run(&child);
 	begin_ns = kvci_clock_ns();
 	while ((status = kvc_match(fixture.space, (const uint8_t(*)[32])fixture.hashes, 100, NULL, 0, FIXTURE_SECOND, &result)) != KVC_OK) {
@@ -326,7 +326,7 @@ static void test_real__stopped_daemon__deadlines_hold(void **state)
 	begin_ns = kvci_clock_ns();
 	assert_int_equal(kvc_load(fixture.space, &request, 0, 200, fixture.pages_back, 100 * FIXTURE_MS, NULL), KVC_TIMED_OUT);
 	took_ns = kvci_clock_ns() - begin_ns;
-	assert_true(took_ns >= 100 * FIXTURE_MS && took_ns < 200 * FIXTURE_MS);
+	assert_true(took_ns >= 100 * FIXTURE_MS && took_ns < 2 * FIXTURE_SECOND);
 	sleep_ms(30);
 	/* After it: at once. */
 	begin_ns = kvci_clock_ns();
@@ -334,7 +334,7 @@ static void test_real__stopped_daemon__deadlines_hold(void **state)
 		status = kvc_match(fixture.space, (const uint8_t(*)[32])fixture.hashes, 200, NULL, 0, FIXTURE_SECOND, &result);
 		assert_int_equal(status, KVC_CIRCUIT_OPEN);
 	}
-	assert_true(kvci_clock_ns() - begin_ns < 50 * FIXTURE_MS);
+	assert_true(kvci_clock_ns() - begin_ns < FIXTURE_SECOND); /* one that waited would take as long */
 	kill(child.pid, SIGCONT);
 	for (unsigned i = 0; i < 1000 && status != KVC_OK; i++) {
 		status = kvc_match(fixture.space, (const uint8_t(*)[32])fixture.hashes, 200, &request, KVC_MATCH_LEASE, FIXTURE_SECOND,
