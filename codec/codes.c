@@ -9,7 +9,10 @@
 #include "codec/quant.h"
 
 enum {
-	CODES_MEAN_STEPS = 16, /* a channel's mean counts in so many steps of one */
+	CODES_MEAN_STEPS = KVCI_RANS_MAP_KEYS / 256, /* a channel's mean counts in so many steps of one */
+	CODES_SAMPLE = 16384, /* codes that are few to choose from: so many tell the tables */
+	CODES_SAMPLE_BITS = 4,
+	CODES_SUMS = 4, /* in turn: one need not wait for the one before it */
 };
 
 static bool codes_has_channels(const struct kvci_codes_shape *shape)
@@ -68,52 +71,15 @@ static void codes_centre(struct kvci_codes_writer *writer, const struct kvci_cod
 			kvci_quant_kernel()->take_off(codes, shape->rows, shape->dims, writer->model.offsets + (size_t)head * shape->dims);
 }
 
-/* The channels in the order of their means, cut into classes of equally many. Equal means share a class. */
+/* The channels' classes by the means of what counts of their codes. */
 static void codes_sort(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape)
 {
-	uint32_t channels = shape->heads * shape->dims, visits = shape->layers * shape->rows, below = 0;
+	uint32_t channels = shape->heads * shape->dims, visits = shape->layers * shape->rows;
 	struct kvci_codes_model *model = &writer->model;
-	uint16_t keys[256 * CODES_MEAN_STEPS] = { 0 }; /* first how many channels, then their class */
 
-	for (uint32_t channel = 0; channel < channels; channel++) {
-		model->channels[channel] = (uint16_t)(writer->sums[channel] * (uint64_t)CODES_MEAN_STEPS / visits);
-		keys[model->channels[channel]]++;
-	}
-	for (uint32_t key = 0; key < sizeof(keys) / sizeof(keys[0]); key++) {
-		uint32_t here = keys[key];
-
-		keys[key] = (uint16_t)((below + here / 2) * model->classes / channels << KVCI_RANS_CLASS_SHIFT);
-		below += here;
-	}
 	for (uint32_t channel = 0; channel < channels; channel++)
-		model->channels[channel] = keys[model->channels[channel]];
-}
-
-/* Four counters in turn: an increment does not wait for one before it of the same symbol. */
-static void codes_histogram(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const uint8_t *codes)
-{
-	const struct kvci_rans_map *map = &writer->model.map;
-	size_t count = kvci_codes_count(shape), row = map->row, done = 0;
-
-	memset(writer->counts, 0, sizeof(writer->counts));
-	for (size_t index = 0; done < count; index++) {
-		const uint16_t *classes = writer->model.channels + index / map->repeat % map->heads * row;
-		size_t length = count - done < row ? count - done : row, i;
-
-		for (i = 0; i + 4 <= length; i += 4) {
-			const uint8_t *four = codes + done + i;
-
-			writer->counts[0][classes[i] | four[0]]++;
-			writer->counts[1][classes[i + 1] | four[1]]++;
-			writer->counts[2][classes[i + 2] | four[2]]++;
-			writer->counts[3][classes[i + 3] | four[3]]++;
-		}
-		for (; i < length; i++)
-			writer->counts[0][classes[i] | codes[done + i]]++;
-		done += length;
-	}
-	for (uint32_t i = 0; i < KVCI_RANS_CLASSES_MAX * 256; i++)
-		writer->counts[0][i] += writer->counts[1][i] + writer->counts[2][i] + writer->counts[3][i];
+		model->channels[channel] = (uint16_t)(writer->sums[channel] * (uint64_t)CODES_MEAN_STEPS / visits);
+	kvci_rans_map_sort(model->channels, channels, model->classes);
 }
 
 /* Binary logarithm, off by less than 0.001; of 0 some number. */
@@ -127,41 +93,42 @@ static float codes_log2(float value)
 	return (float)(int32_t)(bits >> 23) - 128.7417939f + (2.8212026f + (-1.4699568f + (0.44717955f - 0.056570851f * part) * part) * part) * part;
 }
 
-/* About how many bytes the words of one class are, and its table. */
-static size_t codes_predict(const uint32_t counts[256])
+/* About how many bytes the words of one class are, of which these are a `share`, and its table. Of no symbol from `symbols` on, a multiple of 4, there are any. */
+static size_t codes_predict(const uint32_t *counts, uint32_t symbols, float share)
 {
-	float bits = 0, logarithms[256];
+	float bits[CODES_SUMS] = { 0 }, all = 0;
 	uint32_t total = 0, used = 0;
 
-	for (uint32_t symbol = 0; symbol < 256; symbol++) {
-		logarithms[symbol] = (float)counts[symbol] * codes_log2((float)counts[symbol]);
-		total += counts[symbol];
-		used += counts[symbol] != 0;
-	}
-	for (uint32_t symbol = 0; symbol < 256; symbol++)
-		bits += logarithms[symbol];
-	return (size_t)(((float)total * codes_log2((float)total) - bits) / 8) + used + used / 16 + 2;
+	for (uint32_t symbol = 0; symbol < symbols; symbol += CODES_SUMS)
+		for (uint32_t i = 0; i < CODES_SUMS; i++) {
+			bits[i] += (float)counts[symbol + i] * codes_log2((float)counts[symbol + i]);
+			total += counts[symbol + i];
+			used += counts[symbol + i] != 0;
+		}
+	for (uint32_t i = 0; i < CODES_SUMS; i++)
+		all += bits[i];
+	return (size_t)(((float)total * codes_log2((float)total) - all) / 8 / share) + used + used / 16 + 2;
 }
 
-/* The classes' counts are in counts[0]. Neighbours may share a table: sets how many classes are cheapest; their counts are returned. */
-static const uint32_t *codes_merge(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, size_t *ret_bytes)
+/* The classes' counts are there. Neighbours may share a table: sets how many classes are cheapest; their counts are returned. */
+static const uint32_t *codes_merge(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, float share, size_t *ret_bytes)
 {
-	uint32_t channels = shape->heads * shape->dims, best = 0, shift = 0;
+	uint32_t channels = shape->heads * shape->dims, symbols = writer->model.centred ? 256 : 1u << shape->bits, best = 0, shift = 0;
 	struct kvci_codes_model *model = &writer->model;
-	const uint32_t *counts = writer->counts[0];
+	const uint32_t *here = writer->counts.symbols[0], *counts = here;
 
 	*ret_bytes = SIZE_MAX;
 	for (uint32_t classes = model->classes, level = 0; classes >= 1; classes /= 2, level++) {
 		size_t bytes = classes > 1 ? channels / 4 : 0;
 
 		for (uint32_t i = 0; level != 0 && i < classes * 256; i++)
-			writer->counts[level][i] = writer->counts[level - 1][i / 256 * 512 + i % 256] +
-			                           writer->counts[level - 1][i / 256 * 512 + 256 + i % 256];
+			writer->merged[level - 1][i] = here[i / 256 * 512 + i % 256] + here[i / 256 * 512 + 256 + i % 256];
+		here = level != 0 ? writer->merged[level - 1] : here;
 		for (uint32_t class = 0; class < classes; class++)
-			bytes += codes_predict(writer->counts[level] + (size_t)class * 256);
+			bytes += codes_predict(here + (size_t)class * 256, symbols, share);
 		if (bytes < *ret_bytes) {
 			*ret_bytes = bytes;
-			counts = writer->counts[level];
+			counts = here;
 			best = classes;
 			shift = level;
 		}
@@ -182,13 +149,8 @@ static uint8_t *codes_model_write(const struct kvci_codes_model *model, const st
 		memcpy(at, model->offsets, channels);
 		at += channels;
 	}
-	for (uint32_t channel = 0; model->classes > 1 && channel < channels; channel += 4) {
-		uint32_t packed = 0;
-
-		for (uint32_t i = 0; i < 4; i++)
-			packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_CLASS_SHIFT) << 2 * i;
-		*at++ = (uint8_t)packed;
-	}
+	if (model->classes > 1)
+		at = kvci_rans_map_write(model->channels, channels, at);
 	for (uint32_t class = 0; class < model->classes; class++)
 		at += kvci_rans_table_write(model->frequencies[class], at);
 	return at;
@@ -196,41 +158,72 @@ static uint8_t *codes_model_write(const struct kvci_codes_model *model, const st
 
 /* ---- writing -------------------------------------------------------------------------------------------------------------- */
 
-/* The entropy-coded form to out, which ends at `end`; 0: it is not shorter than that. */
-static size_t codes_entropy(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const struct kvci_codes_choice *choice,
-                            uint8_t *codes, uint8_t *out, uint8_t *end)
+/* The channels' classes, and the counts of each. Of many codes of few bits a sample will do: every code is then allowed. Returns the counts and *ret_bytes, about how
+ * many bytes model and words will be. */
+static const uint32_t *codes_fit(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const struct kvci_codes_choice *choice,
+                                 const uint8_t *codes, bool sample, size_t *ret_bytes)
 {
-	size_t count = kvci_codes_count(shape), packed = codes_packed_bytes(shape);
 	struct kvci_codes_model *model = &writer->model;
+	size_t count = kvci_codes_count(shape);
+	size_t step = sample ? count / CODES_SAMPLE : 1;
 	bool channels = codes_has_channels(shape);
-	uint32_t states[KVCI_RANS_STATES];
-	const uint32_t *counts;
-	uint8_t *at, *words;
-	size_t predicted;
 
 	codes_model_shape(model, shape, channels ? choice->classes : 1, channels && choice->centre);
-	if (model->centred)
-		codes_centre(writer, shape, codes);
 	if (model->classes > 1) {
 		codes_sums(shape, codes, choice->magnitude, choice->fold, writer->sums);
 		codes_sort(writer, shape);
 	}
-	codes_histogram(writer, shape, codes);
-	counts = codes_merge(writer, shape, &predicted);
-	if (predicted + KVCI_RANS_STATES_BYTES >= packed + packed / 64) /* what is about as long is tried */
-		return 0;
+	kvci_rans_map_count(&model->map, model->classes, codes, count, step, 1, &writer->counts);
+	for (uint32_t i = 0; sample && i < model->classes * 256; i++)
+		writer->counts.symbols[0][i] += i % 256 >> shape->bits == 0;
+	return codes_merge(writer, shape, 1 / (float)step, ret_bytes);
+}
+
+/* Model, states and words to out, which ends at `end`; 0: they are not shorter than `most`. */
+static size_t codes_code(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const uint32_t *counts, const uint8_t *codes,
+                         uint8_t *out, uint8_t *end, size_t most)
+{
+	struct kvci_codes_model *model = &writer->model;
+	uint32_t states[KVCI_RANS_STATES];
+	uint8_t *at, *words;
+
 	for (uint32_t class = 0; class < model->classes; class++)
 		kvci_rans_normalise(counts + (size_t)class * 256, model->frequencies[class]);
-	at = codes_model_write(model, shape, out + KVCI_CODES_HEAD_BYTES);
+	at = codes_model_write(model, shape, out);
 	for (uint32_t class = 0; class < model->classes; class++)
 		kvci_rans_encoder_set(&writer->encoder, class, model->frequencies[class]);
-	words = kvci_rans_encode(&writer->encoder, &model->map, codes, count, at + KVCI_RANS_STATES_BYTES, end, states);
-	if (words == NULL || (size_t)(at - out) + KVCI_RANS_STATES_BYTES + (size_t)(end - words) >= packed + KVCI_CODES_HEAD_BYTES)
+	words = kvci_rans_encode(&writer->encoder, &model->map, codes, kvci_codes_count(shape), at + KVCI_RANS_STATES_BYTES, end, states);
+	if (words == NULL || (size_t)(at - out) + KVCI_RANS_STATES_BYTES + (size_t)(end - words) >= most)
 		return 0;
 	kvci_rans_states_write(states, at);
 	at += KVCI_RANS_STATES_BYTES;
 	memmove(at, words, (size_t)(end - words));
 	return (size_t)(at - out) + (size_t)(end - words);
+}
+
+/* The entropy-coded form to out, which ends at `end`; 0: it is not shorter than the packed one. Where a sample was not like the rest, all is counted. */
+static size_t codes_entropy(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const struct kvci_codes_choice *choice,
+                            uint8_t *codes, uint8_t *out, uint8_t *end)
+{
+	bool sample = shape->bits <= CODES_SAMPLE_BITS && kvci_codes_count(shape) >= 2 * CODES_SAMPLE;
+	size_t packed = codes_packed_bytes(shape);
+
+	writer->model.centred = codes_has_channels(shape) && choice->centre;
+	if (writer->model.centred) {
+		codes_centre(writer, shape, codes);
+		sample = false;
+	}
+	for (;; sample = false) {
+		size_t predicted, bytes;
+		const uint32_t *counts = codes_fit(writer, shape, choice, codes, sample, &predicted);
+
+		if (predicted + KVCI_RANS_STATES_BYTES >= packed + packed / 64) /* what is about as long is tried */
+			bytes = 0;
+		else
+			bytes = codes_code(writer, shape, counts, codes, out + KVCI_CODES_HEAD_BYTES, end, packed);
+		if (!sample || (bytes != 0 && bytes <= predicted + predicted / 64 + KVCI_RANS_STATES_BYTES))
+			return bytes == 0 ? 0 : KVCI_CODES_HEAD_BYTES + bytes;
+	}
 }
 
 size_t kvci_codes_write(struct kvci_codes_writer *writer, const struct kvci_codes_shape *shape, const struct kvci_codes_choice *choice,
@@ -263,7 +256,7 @@ size_t kvci_codes_write(struct kvci_codes_writer *writer, const struct kvci_code
 static kvc_status_t codes_model_read(struct kvci_codes_model *model, const struct kvci_codes_shape *shape, const uint8_t **bytes,
                                      const uint8_t *end)
 {
-	uint32_t channels = shape->heads * shape->dims, worst = 0;
+	uint32_t channels = shape->heads * shape->dims;
 	const uint8_t *at = *bytes;
 	kvc_status_t status = KVC_OK;
 
@@ -275,21 +268,12 @@ static kvc_status_t codes_model_read(struct kvci_codes_model *model, const struc
 		memcpy(model->offsets, at, channels);
 		at += channels;
 	}
-	if (model->classes > 1) {
-		if ((size_t)(end - at) < channels / 4)
-			return KVC_CORRUPT;
-		for (uint32_t channel = 0; channel < channels; channel++) {
-			uint32_t class = at[channel / 4] >> 2 * (channel % 4) & 3;
-
-			model->channels[channel] = (uint16_t)(class << KVCI_RANS_CLASS_SHIFT);
-			worst = class > worst ? class : worst;
-		}
-		at += channels / 4;
-	}
+	if (model->classes > 1)
+		status = kvci_rans_map_read(&at, end, model->classes, channels, model->channels);
 	for (uint32_t class = 0; status == KVC_OK && class < model->classes; class++)
 		status = kvci_rans_table_read(&at, end, model->frequencies[class]);
 	*bytes = at;
-	return worst < model->classes ? status : KVC_CORRUPT;
+	return status;
 }
 
 kvc_status_t kvci_codes_read_begin(struct kvci_codes_reader *reader, const struct kvci_codes_shape *shape, const uint8_t *stream, size_t bytes)

@@ -24,6 +24,7 @@
 #include <kvcask/status.h>
 
 #include "codec/rans.h"
+#include "codec/rans_map.h"
 
 enum {
 	KVCI_CODES_CHANNELS_MAX = 16384, /* more, or rows that are no multiple of KVCI_RANS_GROUP: one class, not centred */
@@ -64,7 +65,8 @@ struct kvci_codes_writer {
 	struct kvci_codes_model model;
 	struct kvci_rans_encoder encoder;
 	uint32_t sums[KVCI_CODES_CHANNELS_MAX];
-	uint32_t counts[4][KVCI_RANS_CLASSES_MAX * 256];
+	struct kvci_rans_counts counts;
+	uint32_t merged[2][KVCI_RANS_CLASSES_MAX / 2 * 256]; /* of two classes each, of four */
 };
 
 /* Most bytes of a stream. */

@@ -9,6 +9,8 @@
 
 #include "codec/rans_kernel.h"
 
+enum { RANS_ENTRIES = 8 };
+
 static const struct rans_kernel *const rans_kernels[] = {
 #if defined(__x86_64__)
 	&kvci_rans_kernel_avx512,
@@ -181,13 +183,21 @@ void kvci_rans_encoder_set(struct kvci_rans_encoder *encoder, uint32_t class, co
 void kvci_rans_decoder_entries(const uint16_t frequencies[256], uint32_t *ret_entries)
 {
 	uint32_t *restrict entries = ret_entries;
+	uint32_t left = KVCI_RANS_TOTAL;
 
 	for (uint32_t symbol = 0; symbol < 256; symbol++) {
 		uint32_t frequency = frequencies[symbol], first = frequency | symbol << 24;
 
-		for (uint32_t place = 0; place < frequency; place++)
-			entries[place] = first + (place << 12);
+		/* Most frequencies are small: whole vectors, and what is too much is written over by the next symbol's. */
+		if (frequency + RANS_ENTRIES <= left)
+			for (uint32_t place = 0; place < frequency; place += RANS_ENTRIES)
+				for (uint32_t i = 0; i < RANS_ENTRIES; i++)
+					entries[place + i] = first + ((place + i) << 12);
+		else
+			for (uint32_t place = 0; place < frequency; place++)
+				entries[place] = first + (place << 12);
 		entries += frequency;
+		left -= frequency;
 	}
 }
 

@@ -13,6 +13,7 @@
 #include <kvcask/form.h>
 
 #include "codec/rans.h"
+#include "codec/rans_map.h"
 
 enum split_kind { SPLIT_NONE, SPLIT_BF16, SPLIT_F16, SPLIT_F32, SPLIT_F8 };
 
@@ -75,7 +76,7 @@ struct split_model {
 struct split_counts {
 	uint32_t sums[SPLIT_CHANNELS_MAX];
 	uint32_t visits[SPLIT_CHANNELS_MAX / KVCI_RANS_GROUP]; /* of a group of channels */
-	uint32_t symbols[2][KVCI_RANS_CLASSES_MAX * 256];
+	struct kvci_rans_counts found;
 };
 
 /* split_model.c: how channels lie in a part of this form, as far as it is of use here; the channels' classes are not set. */

@@ -12,7 +12,6 @@
 #include "codec/split.h"
 
 enum {
-	MODEL_KEYS = 4096,        /* means in steps of 1/16 */
 	MODEL_ROWS = 64,
 	MODEL_TWO_FROM = 4096,    /* symbols: below, one class */
 	MODEL_FOUR_FROM = 16384,
@@ -57,76 +56,38 @@ void split_model_shape(struct split_model *model, const struct kvc_form *form, b
 		model_flat(model);
 }
 
-/* The rows of every `step`-th token, one after another. */
-struct model_rows {
-	const struct kvci_rans_map *map;
-	const uint8_t *symbols;
-	size_t count, step, token;
-	size_t first;  /* the token's first row, of head 0 */
-	uint32_t head; /* the next one's */
-};
-
-static void model_rows_begin(struct model_rows *rows, const struct split_model *model, const uint8_t *symbols, size_t count, size_t step)
-{
-	*rows = (struct model_rows){ .map = &model->map, .symbols = symbols, .count = count, .step = step };
-}
-
-/* NULL: that was the last one. */
-static const uint8_t *model_rows_next(struct model_rows *rows, uint32_t *ret_channel, size_t *ret_length)
-{
-	const struct kvci_rans_map *map = rows->map;
-	size_t at = (rows->first + (size_t)rows->head * map->repeat) * map->row;
-
-	/* Of pages where a head's rows follow one another the last one may be cut: then only the first heads have rows there. */
-	if (rows->head == map->heads || at >= rows->count) {
-		rows->token += rows->step;
-		rows->first = rows->token / map->repeat * map->repeat * map->heads + rows->token % map->repeat;
-		rows->head = 0;
-		at = rows->first * map->row;
-	}
-	if (at >= rows->count)
-		return NULL;
-	*ret_channel = rows->head++ * map->row;
-	*ret_length = rows->count - at < map->row ? rows->count - at : map->row;
-	return rows->symbols + at;
-}
-
 /* Means need no more than about MODEL_ROWS rows of each head. A row that is cut short counts as far as whole groups go. */
 static void model_sums(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count,
                        uint8_t magnitude)
 {
 	uint32_t channels = model_channels(model), channel;
 	const struct split_kernel *kernel = split_kernel();
-	struct model_rows rows;
+	struct kvci_rans_rows rows;
 	const uint8_t *row;
 	size_t length;
 
 	memset(counts->sums, 0, channels * sizeof(*counts->sums));
 	memset(counts->visits, 0, channels / KVCI_RANS_GROUP * sizeof(*counts->visits));
-	model_rows_begin(&rows, model, symbols, count, 1 + count / channels / MODEL_ROWS);
-	while ((row = model_rows_next(&rows, &channel, &length)) != NULL) {
+	rows = kvci_rans_rows(&model->map, symbols, count, 1 + count / channels / MODEL_ROWS);
+	while ((row = kvci_rans_rows_next(&rows, &channel, &length)) != NULL) {
 		kernel->sums(row, length / KVCI_RANS_GROUP, magnitude, counts->sums + channel);
 		for (uint32_t group = 0; group < length / KVCI_RANS_GROUP; group++)
 			counts->visits[channel / KVCI_RANS_GROUP + group]++;
 	}
 }
 
-/* The channels in the order of their means, cut into classes of equally many. Equal means share a class. Two classes are one where the means are hardly
- * apart: pages that are packed across tokens and channels, of a layout that the form does not tell, have none. */
+/* The channels' classes by their means. Two classes are one where the means are hardly apart: pages that are packed across tokens and channels, of a layout that
+ * the form does not tell, have none. */
 static void model_classes(struct split_model *model, const struct split_counts *counts)
 {
-	uint32_t channels = model_channels(model), below = 0, least = MODEL_KEYS - 1, most = 0;
+	uint32_t channels = model_channels(model);
 	uint64_t sum = 0, squares = 0;
-	uint16_t keys[MODEL_KEYS] = { 0 }; /* first how many channels, then their class */
 
 	for (uint32_t channel = 0; channel < channels; channel++) {
 		uint32_t visits = counts->visits[channel / KVCI_RANS_GROUP];
 		uint32_t key = visits == 0 ? 0 : counts->sums[channel] * 16 / visits; /* of about MODEL_ROWS bytes: far below 2^28 */
 
 		model->channels[channel] = (uint16_t)key;
-		keys[key]++;
-		least = key < least ? key : least;
-		most = key > most ? key : most;
 		sum += key;
 		squares += (uint64_t)key * key;
 	}
@@ -135,58 +96,7 @@ static void model_classes(struct split_model *model, const struct split_counts *
 		memset(model->channels, 0, channels * sizeof(model->channels[0]));
 		return;
 	}
-	for (uint32_t key = least; key <= most; key++) {
-		uint32_t here = keys[key], class;
-
-		if (here == 0)
-			continue;
-		class = (below + here / 2) * model->classes / channels;
-		keys[key] = (uint16_t)((class < model->classes ? class : model->classes - 1) << KVCI_RANS_CLASS_SHIFT);
-		below += here;
-	}
-	for (uint32_t channel = 0; channel < channels; channel++)
-		model->channels[channel] = keys[model->channels[channel]];
-}
-
-/* One row, or of every `sparse` times four symbols four, from the `first` four on. Two counters in turn: one increment need not wait for the one
- * before it when the symbol is the same. Four at once, from two loads. */
-static void model_count_row(struct split_counts *counts, const uint16_t *restrict classes, const uint8_t *restrict from, size_t length,
-                            size_t sparse, size_t first)
-{
-	uint32_t *restrict even = counts->symbols[0], *restrict odd = counts->symbols[1];
-	size_t i;
-
-	for (i = 4 * first; i + 4 <= length; i += 4 * sparse) {
-		uint32_t four;
-		uint64_t four_classes;
-
-		memcpy(&four, from + i, sizeof(four));
-		memcpy(&four_classes, classes + i, sizeof(four_classes));
-		even[(four_classes & 0xffff) | (four & 0xff)]++;
-		odd[(four_classes >> 16 & 0xffff) | (four >> 8 & 0xff)]++;
-		even[(four_classes >> 32 & 0xffff) | (four >> 16 & 0xff)]++;
-		odd[four_classes >> 48 | four >> 24]++;
-	}
-	for (; sparse == 1 && i < length; i++)
-		even[classes[i] | from[i]]++;
-}
-
-/* How often each class has each symbol, by the rows of every `step`-th token, of these one of `sparse` symbols. */
-static void model_histogram(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, size_t step,
-                            size_t sparse)
-{
-	size_t length, first = 0;
-	struct model_rows rows;
-	const uint8_t *row;
-	uint32_t channel;
-
-	for (int i = 0; i < 2; i++)
-		memset(counts->symbols[i], 0, (size_t)model->classes * 256 * sizeof(counts->symbols[i][0]));
-	model_rows_begin(&rows, model, symbols, count, step);
-	while ((row = model_rows_next(&rows, &channel, &length)) != NULL)
-		model_count_row(counts, model->channels + channel, row, length, sparse, first++ % sparse);
-	for (uint32_t i = 0; i < model->classes * 256; i++)
-		counts->symbols[0][i] += counts->symbols[1][i];
+	kvci_rans_map_sort(model->channels, channels, model->classes);
 }
 
 /* What was not counted may have any symbol in the range of all. */
@@ -199,7 +109,7 @@ static void model_allow(const struct split_model *model, struct split_counts *co
 		uint8_t symbol = i & magnitude;
 
 		if ((symbol >= range.least && symbol <= range.most) || (symbol == 0 && range.has_0))
-			counts->symbols[0][i] += counts->symbols[0][i] == 0;
+			counts->found.symbols[0][i] += counts->found.symbols[0][i] == 0;
 	}
 }
 
@@ -222,11 +132,11 @@ bool split_model_fit(struct split_model *model, struct split_counts *counts, con
 		else if (sample && magnitude == 0xff && count >= MODEL_SPARSE_FROM)
 			sparse = MODEL_SPARSE;
 	}
-	model_histogram(model, counts, symbols, count, step, sparse);
+	kvci_rans_map_count(&model->map, model->classes, symbols, count, step, sparse, &counts->found);
 	if (step != 1 || sparse != 1)
 		model_allow(model, counts, symbols, count, magnitude);
 	for (uint32_t class = 0; class < model->classes; class++)
-		kvci_rans_normalise(counts->symbols[0] + (size_t)class * 256, model->frequencies[class]);
+		kvci_rans_normalise(counts->found.symbols[0] + (size_t)class * 256, model->frequencies[class]);
 	return step != 1 || sparse != 1;
 }
 
@@ -236,7 +146,7 @@ size_t split_model_predict(const struct split_model *model, const struct split_c
 
 	for (uint32_t class = 0; class < model->classes; class++)
 		for (uint32_t symbol = 0; symbol < 256; symbol++) {
-			uint32_t here = counts->symbols[0][class * 256 + symbol];
+			uint32_t here = counts->found.symbols[0][class * 256 + symbol];
 
 			counted += here;
 			if (here != 0)
@@ -264,7 +174,6 @@ static uint32_t model_get16(const uint8_t *bytes)
 size_t split_model_write(const struct split_model *model, uint8_t *out)
 {
 	uint8_t *at = out + MODEL_HEAD_BYTES;
-	uint32_t channels = model_channels(model);
 
 	out[0] = MODEL_VERSION;
 	out[1] = (uint8_t)model->classes;
@@ -274,43 +183,16 @@ size_t split_model_write(const struct split_model *model, uint8_t *out)
 	model_put16(out + 8, model->map.repeat);
 	model_put16(out + 10, model->map.repeat >> 16);
 	if (model->classes > 1)
-		for (uint32_t channel = 0; channel < channels; channel += 4) {
-			uint32_t packed = 0;
-
-			for (uint32_t i = 0; i < 4; i++)
-				packed |= (uint32_t)(model->channels[channel + i] >> KVCI_RANS_CLASS_SHIFT) << 2 * i;
-			*at++ = (uint8_t)packed;
-		}
+		at = kvci_rans_map_write(model->channels, model_channels(model), at);
 	for (uint32_t class = 0; class < model->classes; class++)
 		at += kvci_rans_table_write(model->frequencies[class], at);
 	return (size_t)(at - out);
 }
 
-static kvc_status_t model_read_channels(struct split_model *model, const uint8_t **bytes, const uint8_t *end)
-{
-	uint32_t channels = model_channels(model), worst = 0;
-	const uint8_t *at = *bytes;
-
-	if (model->classes == 1) {
-		memset(model->channels, 0, channels * sizeof(*model->channels));
-		return KVC_OK;
-	}
-	if ((size_t)(end - at) < channels / 4)
-		return KVC_CORRUPT;
-	for (uint32_t channel = 0; channel < channels; channel++) {
-		uint32_t class = at[channel / 4] >> 2 * (channel % 4) & 3;
-
-		model->channels[channel] = (uint16_t)(class << KVCI_RANS_CLASS_SHIFT);
-		worst = class > worst ? class : worst;
-	}
-	*bytes = at + channels / 4;
-	return worst < model->classes ? KVC_OK : KVC_CORRUPT;
-}
-
 kvc_status_t split_model_read(struct split_model *model, const uint8_t **bytes, const uint8_t *end)
 {
 	const uint8_t *at = *bytes;
-	kvc_status_t status;
+	kvc_status_t status = KVC_OK;
 
 	if (end - at < MODEL_HEAD_BYTES || at[0] != MODEL_VERSION || model_get16(at + 6) != 0)
 		return KVC_CORRUPT;
@@ -323,7 +205,10 @@ kvc_status_t split_model_read(struct split_model *model, const uint8_t **bytes, 
 	    model->map.repeat == 0 || (uint64_t)model->map.row * model->map.heads > SPLIT_CHANNELS_MAX)
 		return KVC_CORRUPT;
 	at += MODEL_HEAD_BYTES;
-	status = model_read_channels(model, &at, end);
+	if (model->classes > 1)
+		status = kvci_rans_map_read(&at, end, model->classes, model_channels(model), model->channels);
+	else
+		memset(model->channels, 0, model_channels(model) * sizeof(*model->channels));
 	for (uint32_t class = 0; status == KVC_OK && class < model->classes; class++)
 		status = kvci_rans_table_read(&at, end, model->frequencies[class]);
 	*bytes = at;
