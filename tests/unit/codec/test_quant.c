@@ -19,6 +19,7 @@
 #include <kvcask/plugin/codec.h>
 
 #include "base/alloc.h"
+#include "codec/codes.h"
 #include "codec/layout.h"
 #include "codec/quant.h"
 #include "codec/rans.h"
@@ -90,6 +91,40 @@ static void test_quant__codes_of_each_width__packed_and_back_by_every_kernel(voi
 			assert_memory_equal(back, codes, sizeof(codes));
 		}
 	}
+}
+
+/* A table of a sample codes rows that it has not seen; where they are of another kind all are counted. */
+static void test_quant__sampled_codes__come_back_and_are_entropy_coded(void **context)
+{
+	enum { ROWS = 1024, DIMS = 64, CODES = ROWS * DIMS }; /* every fourth row is counted */
+	const struct kvci_codes_shape shape = { .layers = 1, .heads = 1, .rows = ROWS, .dims = DIMS, .bits = 4 };
+	const struct kvci_codes_choice choice = { .entropy = true, .classes = KVCI_RANS_CLASSES_MAX, .magnitude = 0xff };
+	struct kvci_codes_writer *writer = kvci_alloc(sizeof(*writer));
+	struct kvci_codes_reader *reader = kvci_alloc(sizeof(*reader));
+	uint8_t *codes = kvci_alloc(CODES + 8), *out = kvci_alloc(kvci_codes_bound(&shape));
+
+	(void)context;
+	for (uint32_t other = 0; other < 2; other++) {
+		size_t bytes;
+
+		for (uint32_t i = 0; i < CODES; i++)
+			codes[i] = i / DIMS % 4 == 0 ? (uint8_t)(3 + random_next() % 2) : other == 0 ? (uint8_t)(3 + random_next() % 3) : (uint8_t)(random_next() % 8);
+		bytes = kvci_codes_write(writer, &shape, &choice, codes, out);
+		assert_int_not_equal(out[0], 0); /* not packed */
+		assert_true(bytes < (other == 0 ? CODES / 4 : CODES / 8 * 3));
+		assert_int_equal(kvci_codes_read_begin(reader, &shape, out, bytes), KVC_OK);
+		for (uint32_t row = 0; row < ROWS; row += 64) {
+			const uint8_t *back = kvci_codes_read(reader, 0, 64);
+
+			assert_non_null(back);
+			assert_memory_equal(back, codes + (size_t)row * DIMS, (size_t)64 * DIMS);
+		}
+		assert_int_equal(kvci_codes_read_end(reader), KVC_OK);
+	}
+	kvci_free(writer);
+	kvci_free(reader);
+	kvci_free(codes);
+	kvci_free(out);
 }
 
 /* What a code of an eight-bit float is. */
@@ -601,6 +636,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_quant__codes_of_each_width__packed_and_back_by_every_kernel),
+		cmocka_unit_test(test_quant__sampled_codes__come_back_and_are_entropy_coded),
 		cmocka_unit_test(test_quant__each_f8__exact_and_rounded_to_even),
 		cmocka_unit_test(test_quant__any_form__errors_within_the_promise),
 		cmocka_unit_test(test_quant__scores__kept_rows_are_better),
