@@ -36,12 +36,27 @@ void kvci_keeper_op_destroy(struct kvci_keeper_op *op)
 	kvci_free(op);
 }
 
+static void keeper_finish(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
+{
+	atomic_fetch_sub_explicit(&tier->keeper.backlog, 1, memory_order_relaxed);
+	if (op->job.done != NULL)
+		kvci_mailbox_post(tier->mailbox, &op->job);
+	else
+		kvci_keeper_op_destroy(op);
+}
+
 void kvci_keeper_order(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
 {
 	struct kvci_keeper *keeper = &tier->keeper;
 
 	op->next = NULL;
 	atomic_fetch_add_explicit(&keeper->backlog, 1, memory_order_relaxed);
+	/* What the last completions of a close still order comes too late: the next start finds it out by itself. */
+	if (!keeper->started) {
+		op->status = KVC_CANCELED;
+		keeper_finish(tier, op);
+		return;
+	}
 	pthread_mutex_lock(&keeper->lock);
 	*keeper->end = op;
 	keeper->end = &op->next;
@@ -50,15 +65,6 @@ void kvci_keeper_order(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
 	if (++keeper->waiting == KEEPER_BATCH_MAX || keeper->urgent || !keeper->gathering)
 		pthread_cond_signal(&keeper->wake);
 	pthread_mutex_unlock(&keeper->lock);
-}
-
-static void keeper_finish(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
-{
-	atomic_fetch_sub_explicit(&tier->keeper.backlog, 1, memory_order_relaxed);
-	if (op->job.done != NULL)
-		kvci_mailbox_post(tier->mailbox, &op->job);
-	else
-		kvci_keeper_op_destroy(op);
 }
 
 /* Writes what is in the batch. An index that misses a write no longer says how far segments are indexed: the next start scans
