@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "tools/bench/bench.h"
@@ -20,6 +21,7 @@ struct match_run {
 	struct bench_fill fill;
 	uint64_t private_before;
 	bool realtime;
+	double stolen_before_ms;
 	uint8_t keys[BENCH_FILL_CHAIN][KVC_HASH_BYTES];
 	uint64_t random;
 };
@@ -133,6 +135,20 @@ static bool match_memory_is_short(void)
 	return available_kb < UINT64_C(9) << 20;
 }
 
+/* CPU time that the host did not give to this machine, of all its CPUs; 0 where it does not say. */
+static double match_stolen_ms(void)
+{
+	unsigned long long ticks = 0;
+	FILE *file = fopen("/proc/stat", "re");
+
+	if (file != NULL) {
+		if (fscanf(file, "cpu %*u %*u %*u %*u %*u %*u %*u %llu", &ticks) != 1)
+			ticks = 0;
+		fclose(file);
+	}
+	return (double)ticks * 1e3 / (double)sysconf(_SC_CLK_TCK);
+}
+
 /* What a block costs the daemon, shared memory apart, and the longest turn of its loop while it grew. */
 static kvc_status_t match_growth(struct match_run *run, struct bench_report *report)
 {
@@ -162,6 +178,7 @@ static kvc_status_t match_growth(struct match_run *run, struct bench_report *rep
 	if (status != KVC_OK)
 		return status;
 	bench_result_count(&step, "cpu_us", longest_cpu_ns / 1e3); /* the same without what others took */
+	bench_result_count(&step, "stolen_ms", match_stolen_ms() - run->stolen_before_ms); /* in all of the growth */
 	step.ours = longest_ns / 1e3;
 	step.ratio = step.ours / step.reference;
 	bench_report_add(report, &step);
@@ -194,6 +211,7 @@ kvc_status_t bench_match(const struct bench_options *options, struct bench_repor
 	kvc_status_t status = bench_world_begin(&run->world, options, settings, false);
 	if (status == KVC_OK)
 		status = bench_private_bytes(run->world.pid, &run->private_before);
+	run->stolen_before_ms = match_stolen_ms();
 	if (status == KVC_OK)
 		match_realtime(run, true);
 	if (status == KVC_OK)
