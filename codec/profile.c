@@ -18,8 +18,6 @@ enum {
 	PROFILE_LAYERS_MAX = KVC_FORM_LAYERS_MAX,
 };
 
-static const uint8_t profile_magic[8] = { 'K', 'V', 'C', 'P', 'R', 'O', 'F', '\n' };
-
 /* ---- untrusted bytes ---------------------------------------------------------------------------------------------------- */
 
 struct profile_cursor {
@@ -313,12 +311,12 @@ bool kvci_profile_section(const struct kvc_profile *profile, uint32_t tag, const
 static kvc_status_t profile_check_frame(const struct kvc_profile *profile)
 {
 	struct profile_cursor cursor = { profile->file, profile->file + profile->file_bytes, false };
-	const uint8_t *magic = profile_take(&cursor, sizeof(profile_magic)), *bytes;
+	const uint8_t *magic = profile_take(&cursor, KVCI_PROFILE_MAGIC_BYTES), *bytes;
 	uint32_t version = profile_u32(&cursor), tag;
 	size_t length;
 
 	profile_u32(&cursor);
-	if (cursor.failed || memcmp(magic, profile_magic, sizeof(profile_magic)) != 0)
+	if (cursor.failed || memcmp(magic, KVCI_PROFILE_MAGIC, KVCI_PROFILE_MAGIC_BYTES) != 0)
 		return KVC_CORRUPT;
 	if (version != KVCI_PROFILE_VERSION)
 		return KVC_UNSUPPORTED;
@@ -478,7 +476,7 @@ void kvci_profile_writer_f32(struct kvci_profile_writer *writer, float value)
 void kvci_profile_writer_begin(struct kvci_profile_writer *writer)
 {
 	*writer = (struct kvci_profile_writer){ 0 };
-	kvci_profile_writer_put(writer, profile_magic, sizeof(profile_magic));
+	kvci_profile_writer_put(writer, KVCI_PROFILE_MAGIC, KVCI_PROFILE_MAGIC_BYTES);
 	kvci_profile_writer_u32(writer, KVCI_PROFILE_VERSION);
 	kvci_profile_writer_u32(writer, 0);
 }

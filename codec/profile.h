@@ -34,6 +34,9 @@ enum {
 	KVCI_PROFILE_EXPONENT_CLASSES_MAX = 32,
 	KVCI_PROFILE_BASIS_ONE = 1 << 14,  /* what is 1 in a basis */
 };
+/* What a file begins with. */
+#define KVCI_PROFILE_MAGIC "KVCPROF\n"
+#define KVCI_PROFILE_MAGIC_BYTES (sizeof(KVCI_PROFILE_MAGIC) - 1)
 /* A share of 1 in a shape. */
 #define KVCI_PROFILE_ONE (1u << 30)
 

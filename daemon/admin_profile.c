@@ -18,6 +18,7 @@
 #include "codec/profile.h"
 #include "daemon/admin_internal.h"
 #include "daemon/coding.h"
+#include "daemon/replace.h"
 
 /* ---- what there is ---- */
 
@@ -130,7 +131,7 @@ static void __attribute__((format(printf, 2, 3))) profile_refuse(struct kvci_adm
 /* ---- one more ---- */
 
 struct profile_work {
-	char *path, *folder, *kept; /* kept: where it lies in the folder */
+	char *path, *folder;
 	struct kvc_profile *profile;
 	uint64_t id; /* remove */
 	uint32_t removed;
@@ -144,7 +145,6 @@ static void profile_work_free(void *state)
 
 	kvci_free(work->path);
 	kvci_free(work->folder);
-	kvci_free(work->kept);
 	kvci_profile_free(work->profile);
 	kvci_free(work);
 }
@@ -190,53 +190,30 @@ static void profile_read_job(struct kvci_job *job)
 	work->status = kvci_profile_read(bytes, length, &work->profile);
 	if (work->status == KVC_UNSUPPORTED)
 		snprintf(work->error, sizeof(work->error), "%.300s is a profile of a later version", work->path);
-	else if (work->status == KVC_CORRUPT && (length < 8 || memcmp(bytes, "KVCPROF\n", 8) != 0))
+	else if (work->status == KVC_CORRUPT && (length < KVCI_PROFILE_MAGIC_BYTES || memcmp(bytes, KVCI_PROFILE_MAGIC, KVCI_PROFILE_MAGIC_BYTES) != 0))
 		snprintf(work->error, sizeof(work->error), "%.300s is no profile: it does not begin as one", work->path);
 	else if (work->status != KVC_OK)
 		snprintf(work->error, sizeof(work->error), "%.300s is damaged: %s", work->path, kvc_status_text(work->status));
 	kvci_free(bytes);
 }
 
-static bool profile_write(const struct profile_work *work, const char *path)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	size_t at = 0;
-	bool good = fd >= 0;
-
-	while (good && at < work->profile->file_bytes) {
-		ssize_t wrote = write(fd, work->profile->file + at, work->profile->file_bytes - at);
-
-		if (wrote < 0 && errno == EINTR)
-			continue;
-		good = wrote > 0;
-		at += good ? (size_t)wrote : 0;
-	}
-	good = good && fsync(fd) == 0;
-	if (fd >= 0)
-		good = close(fd) == 0 && good;
-	return good;
-}
-
-/* Into the folder, whole or not at all. */
 static void profile_keep_job(struct kvci_job *job)
 {
 	struct profile_work *work = admin_of_job(job)->state;
-	char *made = kvci_asprintf("%s/%016" PRIx64 ".new", work->folder, kvci_profile_id(work->profile));
-	int folder = -1;
-	bool good;
+	char name[32];
+	int folder = -1, file = -1;
 
-	work->kept = kvci_asprintf("%s/%016" PRIx64 ".kvcp", work->folder, kvci_profile_id(work->profile));
-	good = made != NULL && work->kept != NULL && (mkdir(work->folder, 0700) == 0 || errno == EEXIST) && profile_write(work, made) &&
-	       rename(made, work->kept) == 0 && (folder = open(work->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) >= 0 && fsync(folder) == 0;
-	if (!good) {
-		work->status = errno != 0 ? kvc_status_from_errno(errno) : KVC_NO_MEMORY;
+	snprintf(name, sizeof(name), "%016" PRIx64 ".kvcp", kvci_profile_id(work->profile));
+	if (mkdir(work->folder, 0700) == 0 || errno == EEXIST)
+		folder = open(work->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	work->status = folder < 0 ? kvc_status_from_errno(errno)
+	                          : kvci_replace_file(folder, name, work->profile->file, work->profile->file_bytes, 0, &file);
+	if (work->status != KVC_OK)
 		snprintf(work->error, sizeof(work->error), "%.300s: %s", work->folder, strerror(errno));
-		if (made != NULL)
-			unlink(made);
-	}
+	if (file >= 0)
+		close(file);
 	if (folder >= 0)
 		close(folder);
-	kvci_free(made);
 }
 
 static void profile_answer(struct kvci_admin_question *question, const struct kvc_profile *profile, bool added)

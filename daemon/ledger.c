@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/copy.h"
 #include "base/log.h"
+#include "daemon/replace.h"
 
 enum {
 	LEDGER_ROOM_BYTES = 64 << 10, /* taken beforehand, so that an epoch can be raised on a full disk */
@@ -100,29 +101,13 @@ static size_t ledger_record_put(char *at, const void *fields, uint32_t fields_by
 	return bytes;
 }
 
-static kvc_status_t ledger_write_all(int fd, const char *bytes, size_t length_bytes, uint64_t offset)
-{
-	while (length_bytes > 0) {
-		ssize_t wrote = pwrite(fd, bytes, length_bytes, (off_t)offset);
-
-		if (wrote < 0 && errno == EINTR)
-			continue;
-		if (wrote <= 0)
-			return wrote < 0 ? kvc_status_from_errno(errno) : KVC_IO;
-		bytes += wrote;
-		offset += (uint64_t)wrote;
-		length_bytes -= (size_t)wrote;
-	}
-	return KVC_OK;
-}
-
 static kvc_status_t ledger_append(struct ledger_file *file, const char *bytes, size_t length_bytes)
 {
 	kvc_status_t status;
 
 	if (file->broken || file->fd < 0)
 		return KVC_IO;
-	status = ledger_write_all(file->fd, bytes, length_bytes, file->end);
+	status = kvci_write_all(file->fd, bytes, length_bytes, file->end);
 	if (status == KVC_OK && fdatasync(file->fd) != 0)
 		status = kvc_status_from_errno(errno);
 	if (status == KVC_OK) {
@@ -136,32 +121,14 @@ static kvc_status_t ledger_append(struct ledger_file *file, const char *bytes, s
 	return status;
 }
 
-/* Puts a whole new file in the place of the old: after a crash there is the one or the other. */
 static kvc_status_t ledger_replace(struct kvci_ledger *ledger, unsigned which, const char *image, size_t image_bytes)
 {
 	struct ledger_file *file = &ledger->files[which];
-	char temporary[64];
-	kvc_status_t status;
 	int fd;
+	kvc_status_t status = kvci_replace_file(ledger->folder_fd, ledger_names[which], image, image_bytes, LEDGER_ROOM_BYTES, &fd);
 
-	snprintf(temporary, sizeof(temporary), "%s.new", ledger_names[which]);
-	fd = openat(ledger->folder_fd, temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return kvc_status_from_errno(errno);
-	if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)(image_bytes + LEDGER_ROOM_BYTES)) != 0)
-		errno = 0; /* only a convenience */
-	status = ledger_write_all(fd, image, image_bytes, 0);
-	if (status == KVC_OK && fsync(fd) != 0)
-		status = kvc_status_from_errno(errno);
-	if (status == KVC_OK && renameat(ledger->folder_fd, temporary, ledger->folder_fd, ledger_names[which]) != 0)
-		status = kvc_status_from_errno(errno);
-	if (status == KVC_OK && fsync(ledger->folder_fd) != 0)
-		status = kvc_status_from_errno(errno);
-	if (status != KVC_OK) {
-		close(fd);
-		unlinkat(ledger->folder_fd, temporary, 0);
+	if (status != KVC_OK)
 		return status;
-	}
 	if (file->fd >= 0)
 		close(file->fd);
 	*file = (struct ledger_file){.fd = fd, .end = image_bytes};
