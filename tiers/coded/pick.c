@@ -32,6 +32,12 @@ static bool pick_offer(struct coded_node *node, const struct kvci_coded_target *
 	return usable;
 }
 
+/* Has it exponents to be coded apart? */
+static bool pick_splits(const struct kvc_form *form)
+{
+	return form->dtype != KVC_DTYPE_I8 && form->dtype != KVC_DTYPE_OPAQUE8;
+}
+
 /* auto without a wish of the space's, or when nothing of what it allows is fast enough. */
 static void pick_lossless(struct coded_node *node, const struct kvci_coded_target *target)
 {
@@ -46,7 +52,7 @@ static void pick_lossless(struct coded_node *node, const struct kvci_coded_targe
 	option.codec = kvc_codec_by_id(KVC_CODEC_SPLIT);
 	option.params = option.codec->defaults;
 	pack = pick_pack(node, &option, NULL, 0);
-	if (dtype != KVC_DTYPE_I8 && dtype != KVC_DTYPE_OPAQUE8)
+	if (pick_splits(&target->form))
 		pick_offer(node, target, &pack);
 }
 
@@ -78,6 +84,6 @@ void coded_pick(struct coded_node *node, const struct kvci_coded_target *target)
 	}
 	option.codec = kvc_codec_by_id(ids[mode]);
 	option.params = option.codec->defaults;
-	if (mode != KVCI_CODED_SPLIT || (target->form.dtype != KVC_DTYPE_I8 && target->form.dtype != KVC_DTYPE_OPAQUE8))
+	if (mode != KVCI_CODED_SPLIT || pick_splits(&target->form))
 		node->pack = pick_pack(node, &option, NULL, 0);
 }

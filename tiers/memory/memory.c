@@ -87,7 +87,6 @@ fail:
 	return status;
 }
 
-
 /* Where the slab is, or would be, in the array. */
 static struct memory_slab **memory_find(const struct kvci_memory *memory, uint32_t id)
 {
