@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "tools/bench/bench.h"
 #include "tools/kvcask/tool.h"
 
@@ -165,7 +166,7 @@ static void main_help(FILE *out)
 	for (uint32_t i = 0; i < MAIN_COMMAND_COUNT; i++)
 		fprintf(out, "  %-9s %s\n", main_commands[i].name, main_commands[i].text);
 	fprintf(out, "\nThe daemon is found by --socket PATH, else $KVCASK_SOCKET, else where daemons put their socket.\n"
-	             "All commands take --json. Exit status: 0 well, 1 failed, 2 wrong usage.\n");
+	             "--json, --socket, --timeout and --help go before the command or behind it. Exit status: 0 well, 1 failed, 2 wrong usage.\n");
 }
 
 static const char *main_name_at(const void *list, uint32_t index)
@@ -208,41 +209,54 @@ static int main_run(const struct tool_command *command, int argc, char **argv)
 	return result;
 }
 
-int main(int argc, char **argv)
+/* Options before the command are moved behind it; `kvcask help` is an option by another name. */
+static int main_dispatch(int argc, char **argv)
 {
 	const struct tool_command *command;
+	char **moved;
+	int leading, result;
+
+	if (strcmp(argv[1], "help") == 0)
+		argv[1] = "--help";
+	result = tool_parse_leading(argc, argv, &leading);
+	if (result != TOOL_OK)
+		return result;
+	if (leading + 1 == argc) {
+		main_help(stdout);
+		return TOOL_OK;
+	}
+	command = main_find(argv[leading + 1]);
+	if (command == NULL)
+		return main_unknown(argv[leading + 1]);
+	moved = kvci_alloc_zero((size_t)argc, sizeof(moved[0]));
+	if (moved == NULL) {
+		fprintf(stderr, "kvcask: %s\n", kvc_status_text(KVC_NO_MEMORY));
+		return TOOL_FAILED;
+	}
+	moved[0] = argv[leading + 1];
+	memcpy(&moved[1], &argv[1], (size_t)leading * sizeof(moved[0]));
+	memcpy(&moved[1 + leading], &argv[leading + 2], (size_t)(argc - leading - 2) * sizeof(moved[0]));
+	result = main_run(command, argc - 1, moved);
+	kvci_free(moved);
+	return result;
+}
+
+int main(int argc, char **argv)
+{
 	const char *name = argc > 1 ? argv[1] : NULL;
-	int result;
+	int result = TOOL_OK;
 
 	signal(SIGPIPE, SIG_DFL); /* `kvcask ls | head` ends quietly */
 	if (name == NULL) {
 		main_help(stderr);
 		return TOOL_USAGE;
 	}
-	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
-		command = argc > 2 ? main_find(argv[2]) : NULL;
-		if (argc > 2 && command == NULL)
-			return main_unknown(argv[2]);
-		if (command != NULL && command->run_raw == NULL)
-			tool_help(command);
-		else if (command != NULL)
-			return command->run_raw(2, (char *[]){ argv[2], "--help", NULL });
-		else
-			main_help(stdout);
-		return TOOL_OK;
-	}
-	if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+	if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
 		printf("kvcask %s\n", kvc_version());
-		return TOOL_OK;
-	}
-	if (strcmp(name, "--man") == 0) {
+	else if (strcmp(name, "--man") == 0)
 		tool_man(main_commands, MAIN_COMMAND_COUNT);
-		return TOOL_OK;
-	}
-	command = main_find(name);
-	if (command == NULL)
-		return main_unknown(name);
-	result = main_run(command, argc - 1, argv + 1);
+	else
+		result = main_dispatch(argc, argv);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		perror("kvcask: stdout");
 		return result != TOOL_OK ? result : TOOL_FAILED;

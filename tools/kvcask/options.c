@@ -24,7 +24,7 @@ static const struct tool_option options_common[] = {
 static void __attribute__((format(printf, 2, 0))) options_say(const struct tool *tool, const char *format, va_list list)
 {
 	fflush(stdout);
-	fprintf(stderr, "kvcask%s%s: ", tool->command != NULL ? " " : "", tool->command != NULL ? tool->command->name : "");
+	fprintf(stderr, "kvcask%s%s: ", tool->command->name != NULL ? " " : "", tool->command->name != NULL ? tool->command->name : "");
 	vfprintf(stderr, format, list);
 	fputc('\n', stderr);
 }
@@ -148,6 +148,8 @@ static int options_unknown(const struct tool *tool, const char *given, size_t le
 	nearest = tool_nearest(name, count, options_name_at, tool->command);
 	if (nearest != NULL)
 		return tool_usage_error(tool, "no option is called --%s; did you mean --%s?", name, nearest);
+	if (tool->command->name == NULL)
+		return tool_usage_error(tool, "no option of all commands is called --%s; those of one go behind it: see kvcask --help", name);
 	return tool_usage_error(tool, "no option is called --%s; see kvcask %s --help", name, tool->command->name);
 }
 
@@ -176,6 +178,8 @@ static int options_parse_short(struct tool *tool, int argc, char **argv, int *at
 		const struct tool_option *option;
 		const char **value = options_find(tool, NULL, 0, *letter, &option);
 
+		if (value == NULL && tool->command->name == NULL)
+			return tool_usage_error(tool, "no option of all commands is called -%c; those of one go behind it: see kvcask --help", *letter);
 		if (value == NULL)
 			return tool_usage_error(tool, "no option is called -%c; see kvcask %s --help", *letter, tool->command->name);
 		if (option->value == NULL) {
@@ -188,6 +192,21 @@ static int options_parse_short(struct tool *tool, int argc, char **argv, int *at
 		break;
 	}
 	return TOOL_OK;
+}
+
+int tool_parse_leading(int argc, char **argv, int *ret_taken)
+{
+	static const struct tool_command any = { .name = NULL };
+	struct tool tool = { .command = &any };
+	int at = 1, result = TOOL_OK;
+
+	for (; result == TOOL_OK && at < argc && argv[at][0] == '-'; at++)
+		result = argv[at][1] == '-' ? options_parse_long(&tool, argc, argv, &at) : options_parse_short(&tool, argc, argv, &at);
+	if (result == TOOL_OK && at == argc && tool.common[OPTIONS_HELP] == NULL)
+		result = tool_usage_error(&tool, "no command; see kvcask --help");
+	if (result == TOOL_OK)
+		*ret_taken = at - 1;
+	return result;
 }
 
 static int options_check(struct tool *tool)
@@ -395,7 +414,7 @@ void tool_man(const struct tool_command *commands, uint32_t count)
 	       ".SH NAME\nkvcask \\- look into a running kvcaskd, and steer it\n"
 	       ".SH SYNOPSIS\n.B kvcask\n.I COMMAND\n[OPTION]...\n"
 	       ".SH DESCRIPTION\nAnswers go to standard output: tables for people, or JSON. The daemon is found by\n.BR \\-\\-socket ,\n"
-	       "else $KVCASK_SOCKET, else where daemons put their socket.\n.SH OPTIONS OF ALL COMMANDS\n",
+	       "else $KVCASK_SOCKET, else where daemons put their socket.\n.SH OPTIONS OF ALL COMMANDS\nThey go before the command or behind it.\n",
 	       kvc_version());
 	options_man_table(options_common);
 	puts(".SH COMMANDS");

@@ -30,7 +30,7 @@ struct tool_option {
 struct tool;
 
 struct tool_command {
-	const char *name;
+	const char *name; /* NULL: none is known yet */
 	const char *arguments; /* for help: "KEY" */
 	int least_arguments, most_arguments;
 	const struct tool_option *options;
@@ -60,6 +60,8 @@ struct tool {
 
 /* ---- options.c ---- */
 
+/* The options of all commands that are before the command, which `--help` alone may do without: how many arguments they take. TOOL_USAGE: said on stderr. */
+int tool_parse_leading(int argc, char **argv, int *ret_taken);
 /* argv[0] is the command's name. TOOL_USAGE: said on stderr. */
 int tool_parse(struct tool *tool, const struct tool_command *command, int argc, char **argv);
 void tool_help(const struct tool_command *command);

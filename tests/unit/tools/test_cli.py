@@ -134,6 +134,25 @@ class Usage(unittest.TestCase):
             done = run("stat", "--socket", "x" * 300, code=1)
             self.assertRegex(done.stderr, r"300 bytes.*107")
 
+    def test_options_of_all_commands__before_the_command__count_as_behind_it(self):
+        with tempfile.TemporaryDirectory() as empty:
+            none = f"{empty}/none"
+            behind = run("stat", "--socket", none, "--json", code=1).stderr
+            for before in (["--socket", none, "--json", "stat"], [f"--socket={none}", "stat", "--json"], ["-s", none, "stat"], [f"-s{none}", "stat"],
+                           ["--json", "--timeout", "2s", "stat", "-s", none], ["-s", "/elsewhere", "stat", "-s", none]):
+                self.assertEqual(run(*before, code=1).stderr, behind, before)
+        self.assertIn("options", json.loads(run("--json", "config", "--default").stdout))
+        self.assertEqual(run("--json", "stat", "--help").stdout, run("stat", "--help").stdout)
+        self.assertEqual(run("--json", "--help").stdout, run("--help").stdout)
+        # Those of one command go behind it.
+        self.assertRegex(run("--limit", "5", "ls", code=2).stderr, r"^kvcask: no option of all commands is called --limit[^\n]*see kvcask --help\n$")
+        self.assertIn("did you mean --json?", run("--jsno", "stat", code=2).stderr)
+        self.assertRegex(run("-w", "stat", code=2).stderr, r"^kvcask: [^\n]*-w[^\n]*\n$")
+        self.assertRegex(run("--socket", code=2).stderr, r"^kvcask: --socket wants a value[^\n]*\n$")
+        self.assertRegex(run("--json", code=2).stderr, r"^kvcask: no command[^\n]*see kvcask --help\n$")
+        self.assertIn("did you mean kvcask stat?", run("--json", "stta", code=2).stderr)
+        self.assertIn("usage: kvcask bench", run("--help", "bench").stdout)
+
     def test_config__default__is_a_file_that_kvcaskd_takes(self):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "kvcaskd.yaml"
