@@ -11,6 +11,7 @@
 #include <kvcask/plugin/policy.h>
 
 #include "base/alloc.h"
+#include "tests/support/random.h"
 
 static const struct kvc_policy_ops *const policies[] = {
 	&kvc_policy_lru_ops,
@@ -96,16 +97,6 @@ static void bench_check(struct bench *bench)
 static void bench_end(struct bench *bench)
 {
 	bench->ops->destroy(bench->policy);
-}
-
-static uint64_t random_state = UINT64_C(0x853c49e6748fea9b);
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
 }
 
 static void check_table(const struct kvc_policy_ops *ops)

@@ -12,6 +12,7 @@
  * answered OK), "f" everything above is flushed. Answers are one JSON object on stdout. Exit code: 0, 1 something failed, 3 WRONG BYTES.
  */
 #include "tests/crash/loadgen.h"
+#include "tests/support/random.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,14 +42,6 @@ static uint64_t now_ns(void)
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-static uint64_t random_next(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
 }
 
 static int fail(const char *what, kvc_status_t status)
@@ -195,7 +188,7 @@ static int command_run(const struct options *options, struct kvc_client *client,
                        const struct loadgen_shape *shape)
 {
 	struct figures f = { 0 };
-	uint64_t random_state = options->seed * 2 + 1 + (options->random ? (uint64_t)getpid() << 20 : 0);
+	uint64_t random = options->seed * 2 + 1 + (options->random ? (uint64_t)getpid() << 20 : 0);
 	uint64_t end_ns = now_ns() + options->seconds * 1000000000u;
 	int log = -1;
 
@@ -206,7 +199,7 @@ static int command_run(const struct options *options, struct kvc_client *client,
 	printf("running\n");
 	fflush(stdout);
 	while ((options->requests == 0 || f.requests < options->requests) && (options->seconds == 0 || now_ns() < end_ns)) {
-		one_request(client, space, shape, options, random_next(&random_state) % options->chains, log, &f);
+		one_request(client, space, shape, options, random_step(&random) % options->chains, log, &f);
 		if (options->flush_every != 0 && f.requests % options->flush_every == 0) {
 			if (kvc_flush(client, options->timeout_ms * 1000000u) == KVC_OK) {
 				f.flushes++;

@@ -10,16 +10,9 @@
 #include <string.h>
 
 #include "tests/fuzz/fuzz.h"
+#include "tests/support/random.h"
 
 enum { MUTATIONS = 300, TRUNCATIONS = 300, FILE_BYTES_MAX = 1 << 20 };
-
-static uint64_t driver_random(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
 
 /* An exact copy on the heap, so that a sanitizer sees a read past its end. */
 static void driver_try(const uint8_t *bytes, size_t length)
@@ -44,12 +37,12 @@ static void driver_mutate(const uint8_t *bytes, size_t length)
 	for (unsigned i = 0; i < MUTATIONS && length > 0; i++) {
 		memcpy(mutant, bytes, length);
 		for (unsigned n = 1 + i % 4; n > 0; n--) {
-			size_t at = driver_random(&random) % length;
+			size_t at = random_step(&random) % length;
 
 			if (i % 2 == 0)
-				mutant[at] ^= (uint8_t)(1 << driver_random(&random) % 8);
+				mutant[at] ^= (uint8_t)(1 << random_step(&random) % 8);
 			else
-				mutant[at] = notable[driver_random(&random) % sizeof(notable)];
+				mutant[at] = notable[random_step(&random) % sizeof(notable)];
 		}
 		driver_try(mutant, length);
 	}

@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/copy.h"
+#include "tests/support/random.h"
 
 enum {
 	ROOM_BYTES = 1 << 17,
@@ -22,16 +23,6 @@ static const char *const kernels[] = {"scalar", "avx2", "avx512"};
 static const uint64_t seeds[] = {0, 1, UINT64_C(0x9e3779b97f4a7c15), UINT64_MAX};
 
 static uint8_t *source, *target;
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
 static int setup(void **context)
 {
 	(void)context;

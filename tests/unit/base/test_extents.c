@@ -10,18 +10,9 @@
 
 #include "base/alloc.h"
 #include "base/extents.h"
+#include "tests/support/random.h"
 
 #define UNIT UINT64_C(4096)
-
-static uint64_t random_state = UINT64_C(0x9e3779b97f4a7c15);
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
 
 /* ---- the model: taken[unit] ---- */
 

@@ -10,18 +10,9 @@
 
 #include "base/alloc.h"
 #include "base/hash_cbor.h"
+#include "tests/support/random.h"
 
 enum { TOKENS_MAX = 300, GUARD = 0xa5 };
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint32_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return (uint32_t)(random_state >> 16);
-}
 
 static uint8_t *plain_put(uint8_t *out, unsigned major, uint32_t value)
 {
@@ -75,7 +66,7 @@ static void check_way(const struct kvci_cbor *cbor)
 		size_t count = random_next() % (round % 10 == 0 ? TOKENS_MAX + 1 : 40);
 
 		for (size_t i = 0; i < count; i++)
-			tokens[i] = random_next() % limits[random_next() % 5];
+			tokens[i] = (uint32_t)(random_next() % limits[random_next() % 5]);
 		check_tokens(cbor, tokens, count);
 	}
 }

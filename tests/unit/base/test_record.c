@@ -11,16 +11,7 @@
 #include "base/alloc.h"
 #include "base/copy.h"
 #include "base/record.h"
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
+#include "tests/support/random.h"
 
 struct sample {
 	struct kvc_form form;

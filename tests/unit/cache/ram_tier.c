@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/support/random.h"
 #include "tests/unit/cache/ram_tier.h"
 
 #include <string.h>
@@ -42,17 +43,9 @@ static struct ram_tier *ram_of(struct kvc_tier *tier)
 	return (struct ram_tier *)(void *)tier;
 }
 
-static uint64_t ram_random(struct ram_tier *ram)
-{
-	ram->random ^= ram->random << 13;
-	ram->random ^= ram->random >> 7;
-	ram->random ^= ram->random << 17;
-	return ram->random;
-}
-
 static bool ram_chance(struct ram_tier *ram, uint32_t percent)
 {
-	return percent != 0 && ram_random(ram) % 100 < percent;
+	return percent != 0 && random_step(&ram->random) % 100 < percent;
 }
 
 static void ram_record_remove(struct ram_tier *ram, uint32_t at)
@@ -145,7 +138,7 @@ static kvc_status_t ram_read(struct ram_tier *ram, struct kvc_tier_request *requ
 	if (record == NULL || record->dropped)
 		return KVC_MISS;
 	if (ram_chance(ram, ram->faults.read_flip_percent)) { /* in the sections, which is harder to see */
-		size_t at = 256 + 32 * 2 + ram_random(ram) % 512;
+		size_t at = 256 + 32 * 2 + random_step(&ram->random) % 512;
 		record->bytes[at] ^= 1;
 	}
 	memcpy(request->buffer, record->bytes, length);
@@ -230,7 +223,7 @@ static void ram_poll(struct kvc_tier *tier, unsigned max_completions)
 
 	ram_poll_index(ram);
 	while (max_completions-- > 0 && ram->under_way_count > 0) {
-		uint32_t start = (uint32_t)(ram_random(ram) % ram->under_way_count), at = UINT32_MAX;
+		uint32_t start = (uint32_t)(random_step(&ram->random) % ram->under_way_count), at = UINT32_MAX;
 		for (uint32_t i = 0; i < ram->under_way_count && at == UINT32_MAX; i++)
 			if (!ram_held_back(ram, &ram->under_way[(start + i) % ram->under_way_count], now_ns))
 				at = (start + i) % ram->under_way_count;
@@ -250,7 +243,7 @@ static kvc_status_t ram_submit(struct kvc_tier *tier, struct kvc_tier_request *r
 	if (ram->under_way_count == RAM_UNDER_WAY || ram_chance(ram, ram->faults.busy_percent))
 		return KVC_BUSY;
 	if (delay_ns != 0)
-		delay_ns += ram_random(ram) % delay_ns;
+		delay_ns += random_step(&ram->random) % delay_ns;
 	ram->submits++;
 	ram->under_way[ram->under_way_count++] = (struct ram_request){
 		.request = request, .due_ns = ram->options.now_ns(ram->options.context) + delay_ns

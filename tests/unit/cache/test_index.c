@@ -10,18 +10,9 @@
 
 #include "base/alloc.h"
 #include "cache/index.h"
+#include "tests/support/random.h"
 
 static const struct kvci_key_seed test_seed = { { 0x1234567890abcdef, 0xfedcba0987654321, 0x0f1e2d3c4b5a6978, 77 } };
-
-static uint64_t random_state = UINT64_C(0x2545f4914f6cdd1d);
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
 
 /* The caller's block: key first, then what the test put in. */
 struct block {

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "tests/support/random.h"
 #include "tests/unit/cache/world.h"
 
 #include "base/clock.h"
@@ -101,10 +102,7 @@ static struct model *model_now; /* for messages */
 
 static uint64_t model_random(struct model *m, uint64_t below)
 {
-	m->random ^= m->random << 13;
-	m->random ^= m->random >> 7;
-	m->random ^= m->random << 17;
-	return (m->random >> 11) % below;
+	return (random_step(&m->random) >> 11) % below;
 }
 
 static uint32_t model_session(uint32_t client)

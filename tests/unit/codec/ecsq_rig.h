@@ -23,18 +23,9 @@
 #include "codec/pca.h"
 #include "codec/profile_make.h"
 #include "codec/rans.h"
+#include "tests/support/random.h"
 
 enum { LAYERS = 2, TOKENS = 64, HEADS = 3, DIMS = 64, LAYER_VALUES = TOKENS * HEADS * DIMS, GUARD = 0xa5, GUARD_BYTES = 64 };
-
-static uint64_t random_state = 88172645463325252u;
-
-static inline uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
 
 static inline uint16_t to_bf16(float value)
 {

@@ -12,18 +12,9 @@
 #include <kvcask/plugin/codec.h>
 
 #include "base/alloc.h"
+#include "tests/support/random.h"
 
 enum { GUARD = 0xa5, GUARD_BYTES = 64 };
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
 
 static const uint32_t dtypes[] = {KVC_DTYPE_F32, KVC_DTYPE_BF16, KVC_DTYPE_F16, KVC_DTYPE_F8_E4M3,
                                   KVC_DTYPE_F8_E5M2, KVC_DTYPE_I8, KVC_DTYPE_OPAQUE8};

@@ -13,19 +13,10 @@
 #include "base/alloc.h"
 #include "codec/layout.h"
 #include "codec/rans.h"
+#include "tests/support/random.h"
 
 static const char *const kernels[] = { "scalar", "avx2", "avx512" };
 enum { KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
 
 static struct kvc_form form_random(void)
 {

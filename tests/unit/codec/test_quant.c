@@ -23,6 +23,7 @@
 #include "codec/layout.h"
 #include "codec/quant.h"
 #include "codec/rans.h"
+#include "tests/support/random.h"
 
 #define SAMPLE KVC_SOURCE_DIR "/tests/data/kv-"
 #define GOLDEN KVC_SOURCE_DIR "/tests/golden/"
@@ -31,16 +32,6 @@ enum { SAMPLE_TOKENS = 128, SAMPLE_BYTES = SAMPLE_TOKENS * 3 * 64 * 2, GUARD = 0
 
 static const char *const kernels[] = { "scalar", "avx2", "avx512" };
 enum { KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
 
 static float random_normal(void)
 {

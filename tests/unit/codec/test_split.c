@@ -20,6 +20,7 @@
 
 #include "base/alloc.h"
 #include "codec/rans.h"
+#include "tests/support/random.h"
 
 #define SAMPLE KVC_SOURCE_DIR "/tests/data/kv-"
 #define GOLDEN KVC_SOURCE_DIR "/tests/golden/split-v1.bin"
@@ -28,16 +29,6 @@ enum { SAMPLE_BYTES = 128 * 3 * 64 * 2, GOLDEN_RAW_BYTES = 88 * 3 * 64 * 2, GUAR
 
 static const char *const kernels[] = { "scalar", "avx2", "avx512" };
 enum { KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
-
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
 
 static struct kvc_form form_of(uint32_t dtype)
 {

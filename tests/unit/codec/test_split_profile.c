@@ -20,6 +20,7 @@
 #include "base/alloc.h"
 #include "codec/profile_make.h"
 #include "codec/rans.h"
+#include "tests/support/random.h"
 
 #define SAMPLE KVC_SOURCE_DIR "/tests/data/kv-"
 #define GOLDEN KVC_SOURCE_DIR "/tests/golden/split-profile-v1"
@@ -30,16 +31,6 @@ static const char *const kernels[] = { "scalar", "avx2", "avx512" };
 enum { KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
 
 static uint8_t sample[2][BYTES]; /* K, V */
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
 static void read_file(const char *path, uint8_t *bytes, size_t room, size_t *ret_length)
 {
 	FILE *file = fopen(path, "rb");

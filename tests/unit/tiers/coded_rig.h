@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/copy.h"
+#include "tests/support/random.h"
 #include "tests/unit/tiers/disk_rig.h"
 #include "tiers/coded/internal.h"
 #include "tiers/filter/filter.h"
@@ -46,15 +47,6 @@ static inline struct kvc_form form_of(uint32_t arrangement, uint32_t order, uint
 		.kv_heads = latent ? 1 : 3, .head_dim_k = latent ? 128 : 64, .head_dim_v = latent ? 0 : 64, .dtype = dtype,
 		.arrangement = arrangement, .order = latent ? 0 : order, .group_rule = KVC_GROUP_FULL, .shard_count = 1,
 	};
-}
-
-static uint64_t random_state = 1;
-static inline uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
 }
 
 /* Values of a normal kind, in the form's type; all bit patterns when wild. */

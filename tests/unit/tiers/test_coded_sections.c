@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/copy.h"
+#include "tests/support/random.h"
 #include "tests/unit/tiers/disk_rig.h"
 #include "tiers/coded/internal.h"
 
@@ -90,9 +91,7 @@ static uint8_t *record_make(struct kvc_tier_entry *ret_entry)
 		uint8_t *section = bytes + sizes.sections_offset_bytes + i * sizes.section_stride_bytes;
 
 		for (uint64_t at = 0; at < sizes.section_bytes; at += 2) {
-			random ^= random << 13;
-			random ^= random >> 7;
-			random ^= random << 17;
+			random_step(&random);
 			section[at] = (uint8_t)random;
 			section[at + 1] = (uint8_t)(0x3f - (random >> 40) % 3);
 		}
