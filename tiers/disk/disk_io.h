@@ -71,9 +71,11 @@ struct kvci_disk_queue {
 
 void kvci_disk_queue_init(struct kvci_disk_queue *queue, uint32_t depth);
 void kvci_disk_queue_fini(struct kvci_disk_queue *queue);
-/* These three want the lock held. take: NULL when nothing may start now. */
+/* These want the lock held. take: NULL when nothing may start now. */
 void kvci_disk_queue_push(struct kvci_disk_queue *queue, struct kvci_disk_task *task);
 struct kvci_disk_task *kvci_disk_queue_take(struct kvci_disk_queue *queue);
+/* Would take give something out? */
+bool kvci_disk_queue_ready(const struct kvci_disk_queue *queue);
 void kvci_disk_queue_finish(struct kvci_disk_queue *queue, const struct kvci_disk_task *task);
 /* Takes what was never started, as one list. */
 struct kvci_disk_task *kvci_disk_queue_cut(struct kvci_disk_queue *queue);

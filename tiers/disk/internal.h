@@ -99,6 +99,8 @@ struct kvci_keeper {
 	_Atomic uint32_t backlog;
 	_Atomic int32_t status;              /* of the last index write */
 	struct kvci_disk_batch *batch;       /* the thread's */
+	/* The thread's: what the batch still has to say of the segment of its puts. Generation 0: nothing. */
+	uint32_t put_segment, put_generation, put_indexed_4k;
 	void *page;                          /* the thread's: a record's head */
 };
 

@@ -26,22 +26,34 @@ void kvci_disk_queue_push(struct kvci_disk_queue *queue, struct kvci_disk_task *
 	queue->end[task->write] = &task->next;
 }
 
-struct kvci_disk_task *kvci_disk_queue_take(struct kvci_disk_queue *queue)
+/* Of which kind the next one is; -1: none may start now. */
+static int queue_next(const struct kvci_disk_queue *queue)
 {
 	if (queue->active[0] + queue->active[1] >= queue->depth)
-		return NULL;
-	for (int kind = 0; kind < 2; kind++) {
-		struct kvci_disk_task *task = queue->first[kind];
+		return -1;
+	if (queue->first[0] != NULL)
+		return 0;
+	return queue->first[1] != NULL && queue->active[1] < queue->write_depth ? 1 : -1;
+}
 
-		if (task == NULL || (kind == 1 && queue->active[1] >= queue->write_depth))
-			continue;
-		queue->first[kind] = task->next;
-		if (queue->first[kind] == NULL)
-			queue->end[kind] = &queue->first[kind];
-		queue->active[kind]++;
-		return task;
-	}
-	return NULL;
+bool kvci_disk_queue_ready(const struct kvci_disk_queue *queue)
+{
+	return queue_next(queue) >= 0;
+}
+
+struct kvci_disk_task *kvci_disk_queue_take(struct kvci_disk_queue *queue)
+{
+	int kind = queue_next(queue);
+	struct kvci_disk_task *task;
+
+	if (kind < 0)
+		return NULL;
+	task = queue->first[kind];
+	queue->first[kind] = task->next;
+	if (queue->first[kind] == NULL)
+		queue->end[kind] = &queue->first[kind];
+	queue->active[kind]++;
+	return task;
 }
 
 void kvci_disk_queue_finish(struct kvci_disk_queue *queue, const struct kvci_disk_task *task)

@@ -161,6 +161,7 @@ static void uring_finish(struct io_uring_engine *engine, struct kvci_disk_task *
 {
 	pthread_mutex_lock(&engine->queue.lock);
 	kvci_disk_queue_finish(&engine->queue, task);
+	engine->asleep = false; /* before it sleeps it looks into the queue */
 	pthread_mutex_unlock(&engine->queue.lock);
 	task->complete(task);
 }
@@ -276,8 +277,10 @@ static void uring_submit(struct kvci_disk_io *io, struct kvci_disk_task *task)
 
 	pthread_mutex_lock(&engine->queue.lock);
 	kvci_disk_queue_push(&engine->queue, task);
-	ring = engine->asleep;
-	engine->asleep = false;
+	/* What cannot start yet is taken when something ends. */
+	ring = engine->asleep && kvci_disk_queue_ready(&engine->queue);
+	if (ring)
+		engine->asleep = false;
 	pthread_mutex_unlock(&engine->queue.lock);
 	if (ring)
 		uring_wake(engine);

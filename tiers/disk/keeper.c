@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
-enum { KEEPER_BATCH_MAX = 256, KEEPER_GATHER_NS = 5000000 };
+enum { KEEPER_BATCH_MAX = 256, KEEPER_GATHER_NS = 20000000 };
 
 struct kvci_keeper_op *kvci_keeper_op_create(struct kvci_disk_tier *tier, enum kvci_keeper_kind kind)
 {
@@ -67,12 +67,24 @@ void kvci_keeper_order(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
 	pthread_mutex_unlock(&keeper->lock);
 }
 
+/* Into the batch: how far the segment of its puts is indexed. Once for all of them, since it is the last that counts, and among keys that grow
+ * each one that lies elsewhere costs the index more than the key itself. */
+static void keeper_indexed(struct kvci_disk_tier *tier)
+{
+	struct kvci_keeper *keeper = &tier->keeper;
+
+	if (keeper->put_generation != 0)
+		kvci_disk_batch_segment(keeper->batch, keeper->put_segment, keeper->put_generation, keeper->put_indexed_4k);
+	keeper->put_generation = 0;
+}
+
 /* Writes what is in the batch. An index that misses a write no longer says how far segments are indexed: the next start scans
  * them. */
 static kvc_status_t keeper_commit(struct kvci_disk_tier *tier)
 {
 	kvc_status_t status;
 
+	keeper_indexed(tier);
 	pthread_mutex_lock(&tier->db_lock);
 	status = kvci_disk_db_write(tier->db, tier->keeper.batch);
 	if (status != KVC_OK)
@@ -85,14 +97,20 @@ static kvc_status_t keeper_commit(struct kvci_disk_tier *tier)
 static void keeper_put(struct kvci_disk_tier *tier, struct kvci_keeper_op *op)
 {
 	const struct kvc_place *place = &op->entry.place;
+	struct kvci_keeper *keeper = &tier->keeper;
 	bool partial;
 
 	pthread_mutex_lock(&tier->db_lock);
 	partial = tier->db_partial;
 	pthread_mutex_unlock(&tier->db_lock);
-	kvci_disk_batch_put(tier->keeper.batch, &op->entry);
-	if (!partial)
-		kvci_disk_batch_segment(tier->keeper.batch, place->segment, place->generation, op->indexed_4k);
+	if (keeper->put_segment != place->segment || keeper->put_generation != place->generation)
+		keeper_indexed(tier);
+	kvci_disk_batch_put(keeper->batch, &op->entry);
+	if (partial)
+		return;
+	keeper->put_segment = place->segment;
+	keeper->put_generation = place->generation;
+	keeper->put_indexed_4k = op->indexed_4k;
 }
 
 /* Marks the record on the disk, so that a rebuild does not bring it back. MISS: it is not (or no longer) there. */

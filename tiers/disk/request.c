@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "tiers/disk/internal.h"
 
-enum { REQUEST_OPS_MIN = 64, REQUEST_ENDED_MAX = 8, REQUEST_ENDED_BYTES_MAX = 4 << 20 };
+enum { REQUEST_OPS_MIN = 64, REQUEST_ENDED_MAX = 16, REQUEST_ENDED_BYTES_MAX = 4 << 20 };
 
 void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t status, const char *what)
 {
