@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/bench/bench.h"
 
@@ -97,7 +98,11 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 			options->quick = true;
 			break;
 		case 'n':
-			options->pairs = (uint32_t)strtoul(optarg, NULL, 10);
+			options->pairs = (uint32_t)strtoul(optarg, &end, 10);
+			if (*end != '\0' || options->pairs == 0 || options->pairs > 1000000) {
+				fprintf(stderr, "kvcask bench: --pairs: %s is no number of pairs\n", optarg);
+				return 2;
+			}
 			break;
 		case 'o':
 			options->only = optarg;
@@ -150,6 +155,18 @@ static int main_options(int argc, char **argv, struct bench_options *options)
 	return -1;
 }
 
+/* The environment is over a daemon's file: what the user's own daemon and tools are told is not meant for those that are measured. */
+static void main_forget_environment(void)
+{
+	char name[128];
+
+	for (char **at = environ; at != NULL && *at != NULL;) {
+		snprintf(name, sizeof(name), "%.*s", (int)strcspn(*at, "="), *at);
+		if (strncmp(name, "KVCASK_", 7) != 0 || strcmp(name, "KVCASK_MODULES") == 0 || unsetenv(name) != 0)
+			at++; /* else the next one is here now */
+	}
+}
+
 int kvci_bench_main(int argc, char **argv)
 {
 	struct bench_options options = { .folder = ".", .rope_theta = 100000 };
@@ -158,6 +175,7 @@ int kvci_bench_main(int argc, char **argv)
 
 	if (failed >= 0)
 		return failed;
+	main_forget_environment();
 	failed = 0;
 	for (int i = optind; i < argc; i++)
 		if (main_find(argv[i]) == NULL) {

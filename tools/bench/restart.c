@@ -154,10 +154,23 @@ kvc_status_t bench_idle(const struct bench_options *options, struct bench_report
 	struct bench_world world;
 	struct bench_client client = { 0 };
 	struct bench_shape shape;
+	struct bench_result memory = {
+		.bench = "idle", .name = "private_memory", .reference_name = "bar", .unit = "MiB", .reference = 30, .bar = 30,
+		.bar_kind = BENCH_BAR_OURS_MAX, .n = 1,
+	};
 	unsigned seconds = options->quick ? 5 : 60;
+	struct bench_result cpu = {
+		.bench = "idle", .reference_name = "bar", .unit = "percent", .reference = 0.5, .bar = 0.5, .bar_kind = BENCH_BAR_OURS_MAX, .n = seconds,
+	};
 	uint64_t bytes = 0;
-	kvc_status_t status = bench_world_begin(&world, options, settings, bench_on_disk(options->folder));
+	kvc_status_t status;
 
+	snprintf(cpu.name, sizeof(cpu.name), "cpu_of_a_core_%us", seconds);
+	if (!bench_wanted(options, cpu.bench, cpu.name) && !bench_wanted(options, memory.bench, memory.name))
+		return KVC_OK;
+	if (!bench_wanted(options, cpu.bench, cpu.name))
+		seconds = 1;
+	status = bench_world_begin(&world, options, settings, bench_on_disk(options->folder));
 	bench_shape_small(&shape);
 	if (status == KVC_OK)
 		status = bench_client_open(&world, &shape, NULL, &client);
@@ -173,19 +186,14 @@ kvc_status_t bench_idle(const struct bench_options *options, struct bench_report
 		status = bench_private_bytes(world.pid, &bytes);
 	}
 	if (status == KVC_OK) {
-		struct bench_result memory = {
-			.bench = "idle", .name = "private_memory", .reference_name = "bar", .unit = "MiB", .reference = 30, .bar = 30,
-			.bar_kind = BENCH_BAR_OURS_MAX, .ours = (double)bytes / 1048576, .n = 1,
-		};
-		struct bench_result cpu = {
-			.bench = "idle", .reference_name = "bar", .unit = "percent", .reference = 0.5, .bar = 0.5,
-			.bar_kind = BENCH_BAR_OURS_MAX, .ours = (double)cpu_ns / seconds / 1e7, .n = seconds,
-		};
+		memory.ours = (double)bytes / 1048576;
+		cpu.ours = (double)cpu_ns / seconds / 1e7;
 		memory.ratio = memory.ours / memory.bar;
 		cpu.ratio = cpu.ours / cpu.bar;
-		snprintf(cpu.name, sizeof(cpu.name), "cpu_of_a_core_%us", seconds);
-		bench_report_add(report, &memory);
-		bench_report_add(report, &cpu);
+		if (bench_wanted(options, memory.bench, memory.name))
+			bench_report_add(report, &memory);
+		if (bench_wanted(options, cpu.bench, cpu.name))
+			bench_report_add(report, &cpu);
 	}
 	bench_client_close(&client);
 	bench_world_end(&world);

@@ -83,8 +83,14 @@ def _config_text(path: str, data_dir: str, options: dict[str, Any]) -> str:
     lines = [f"socket: {json.dumps(path)}"]
     if data_dir:
         lines.append(f"data_dir: {json.dumps(data_dir)}")
-    lines += [f"{key}: {json.dumps(str(value))}" for key, value in options.items()]
+    lines += [f"{key}: {json.dumps(value if isinstance(value, bool) else str(value))}" for key, value in options.items()]
     return "\n".join(lines) + "\n"
+
+
+def _environment(stated: list[str]) -> dict[str, str]:
+    """Without what would count over the options that are stated: KVCASK_SOCKET may be there for the tools, and name another daemon's."""
+    hidden = {"KVCASK_" + key.upper().replace(".", "_") for key in stated}
+    return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 def ensure(
@@ -99,11 +105,16 @@ def ensure(
     with open(path + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not answers(path):
-            _start(path, default_data_dir() if data_dir == "auto" else data_dir, find_daemon(daemon), options or {})
+            _start(path, data_dir, find_daemon(daemon), options or {})
     return path
 
 
 def _start(path: str, data_dir: str, program: str, options: dict[str, Any]) -> None:
+    stated = ["socket", "sockets", *options]
+    if data_dir == "auto":
+        data_dir = default_data_dir()
+    else:
+        stated.append("data_dir")
     if data_dir:
         os.makedirs(data_dir, mode=0o700, exist_ok=True)
     config, logfile = path + ".yaml", path + ".log"
@@ -117,6 +128,7 @@ def _start(path: str, data_dir: str, program: str, options: dict[str, Any]) -> N
             stderr=out,
             start_new_session=True,
             close_fds=True,
+            env=_environment(stated),
             preexec_fn=_wide_affinity,
         )
     log.info("kvcask: started %s (pid %d), log in %s", program, process.pid, logfile)
