@@ -2,7 +2,7 @@
 """One real vLLM engine, driven by lines of JSON on stdin, answering by lines of JSON on a pipe. Run by harness.Engine.
 
     {"do": "generate", "prompts": [[token, ...], ...], "max_tokens": n, "logprobs": 2, "params": [{...}, ...], "salts": [...]}
-    {"do": "reset", "connector": false}     {"do": "metrics"}     {"do": "cpu"}     {"do": "exit"}
+    {"do": "reset", "connector": false}     {"do": "metrics"}     {"do": "cpu"}     {"do": "connector", "on": true}     {"do": "exit"}
 """
 
 import json
@@ -100,6 +100,12 @@ class Driver:
             source = metric.labels.get("source")
             found[f"{name}{{{source}}}" if source else name] = found.get(name, 0) + value
         return found
+
+    def connector(self, ask: dict) -> dict:
+        """Out of vLLM or back in, when the connector has nothing left to do. Only with that of switched.py."""
+        while not self.llm.llm_engine.engine_core.call_utility("kvcask_switch", ask["on"]):
+            time.sleep(0.01)
+        return {}
 
     def cpu(self, ask: dict) -> dict:
         return cpu_seconds(os.getpid())

@@ -256,13 +256,6 @@ class Engine:
     def reset(self, connector: bool = False) -> bool:
         return self.ask("reset", connector=connector)["done"]
 
-    def pause(self) -> None:
-        """vLLM's processes spin on their core for a second after each step. Stopped, they take nothing from an engine that is timed beside them."""
-        os.killpg(self.process.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.killpg(self.process.pid, signal.SIGCONT)
-
     def kvcask(self) -> dict[str, float]:
         """The connector's counters since the engine started."""
         prefix = "vllm:kvcask_"
@@ -275,7 +268,6 @@ class Engine:
     def close(self) -> None:
         if self.process.poll() is None and self.start_seconds is not None and not self._lean:
             with contextlib.suppress(OSError):
-                self.resume()
                 self.begin("exit")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(60)
