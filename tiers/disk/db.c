@@ -31,6 +31,7 @@ struct kvci_disk_db {
 	rocksdb_readoptions_t *read;
 	rocksdb_writeoptions_t *write;
 	rocksdb_env_t *env;
+	bool write_failed; /* the last one: its log is not to be synced. RocksDB with its assertions, as Debian has it, would end the process */
 };
 
 struct kvci_disk_batch {
@@ -311,6 +312,7 @@ kvc_status_t kvci_disk_db_write(struct kvci_disk_db *db, struct kvci_disk_batch 
 	}
 	rocksdb_write(db->rocksdb, db->write, batch->batch, &error);
 	rocksdb_writebatch_clear(batch->batch);
+	db->write_failed = error != NULL;
 	return db_failed("write", error);
 }
 
@@ -318,7 +320,7 @@ kvc_status_t kvci_disk_db_sync(struct kvci_disk_db *db)
 {
 	char *error = NULL;
 
-	if (db == NULL)
+	if (db == NULL || db->write_failed)
 		return KVC_IO;
 	rocksdb_flush_wal(db->rocksdb, 1, &error);
 	return db_failed("sync", error);
