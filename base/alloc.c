@@ -11,7 +11,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALLOC_LAZY_BYTES = 128 << 10 }; /* less is not worth a mapping */
+enum {
+	ALLOC_LAZY_BYTES = 128 << 10, /* less is not worth a mapping */
+	ALLOC_HUGE_BYTES = 2 << 20,
+};
 
 static int (*alloc_hook)(void *context, size_t bytes);
 static void *alloc_hook_context;
@@ -89,6 +92,34 @@ void kvci_free_lazy(void *memory, size_t count, size_t bytes)
 		munmap(memory, total);
 		atomic_fetch_sub_explicit(&alloc_live, total, memory_order_relaxed);
 	}
+}
+
+void *kvci_alloc_huge(size_t bytes)
+{
+	size_t mapped;
+	char *memory, *begin;
+
+	if (bytes == 0 || bytes % ALLOC_HUGE_BYTES != 0 || __builtin_add_overflow(bytes, (size_t)ALLOC_HUGE_BYTES, &mapped) ||
+	    !alloc_allowed(bytes))
+		return NULL;
+	memory = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return NULL;
+	begin = memory + (ALLOC_HUGE_BYTES - (uintptr_t)memory % ALLOC_HUGE_BYTES) % ALLOC_HUGE_BYTES;
+	if (begin > memory)
+		munmap(memory, (size_t)(begin - memory));
+	munmap(begin + bytes, mapped - bytes - (size_t)(begin - memory)); /* at least a page: mapped is aligned to pages */
+	(void)madvise(begin, bytes, MADV_HUGEPAGE); /* where the kernel has none, small pages do */
+	atomic_fetch_add_explicit(&alloc_live, bytes, memory_order_relaxed);
+	return begin;
+}
+
+void kvci_free_huge(void *memory, size_t bytes)
+{
+	if (memory == NULL)
+		return;
+	munmap(memory, bytes);
+	atomic_fetch_sub_explicit(&alloc_live, bytes, memory_order_relaxed);
 }
 
 void *kvci_realloc(void *memory, size_t bytes)

@@ -26,6 +26,11 @@ void kvci_free(void *memory); /* NULL is fine; also for aligned memory */
 void *kvci_alloc_lazy(size_t count, size_t bytes); /* overflow-checked */
 void kvci_free_lazy(void *memory, size_t count, size_t bytes);
 
+/* Zeroed memory at an address that is a multiple of 2 MiB, which the kernel may make huge pages of when it is touched (not before). bytes: a
+ * multiple of 2 MiB. Freed by kvci_free_huge with the same number; NULL is fine. Three system calls that take the address space's lock. */
+void *kvci_alloc_huge(size_t bytes);
+void kvci_free_huge(void *memory, size_t bytes);
+
 /* For a program that is kvcask's alone. Pieces of 128 KiB and more that do not fit into the heap as it is come from the kernel and go back
  * when freed; the C library would raise that bound whenever such a piece is freed. And the heap grows by 32 MiB of addresses at a time, not by
  * 132 KiB: each growth needs the address space's lock, which another thread may hold, and lose the CPU with it. Before threads start. */

@@ -49,6 +49,7 @@ static kvc_status_t cache_make_tables(struct kvci_cache *cache)
 	status = kvci_index_create(sizeof(struct kvci_block), (uint32_t)cache->config.max_blocks, &cache->seed, &cache->index);
 	if (status != KVC_OK)
 		return status;
+	kvci_index_set_worker(cache->index, cache->env.run_job, cache->env.context);
 	cache->policy_env.chunks = &cache->index->chunks; /* a block's number is its node's */
 	cache->policy_env.chunk_shift = KVCI_INDEX_CHUNK_SHIFT;
 	cache->policy_env.stride_bytes = sizeof(struct kvci_block);

@@ -16,6 +16,7 @@
 #endif
 
 #include "base/alloc.h"
+#include "cache/supply.h"
 
 enum {
 	INDEX_GROUP_SLOTS = 8,
@@ -25,6 +26,8 @@ enum {
 	INDEX_DEPTH_MAX = 22, /* above, the bits of segment and home group would meet */
 	INDEX_CHUNK_BLOCKS = 1 << KVCI_INDEX_CHUNK_SHIFT,
 	INDEX_LINE_BYTES = 64,
+	INDEX_BATCH = 32, /* keys whose lines are fetched together */
+	INDEX_PROBE_ON = -1,
 };
 
 struct index_segment {
@@ -44,7 +47,8 @@ struct index {
 	uint32_t depth; /* of the directory */
 	struct index_segment **directory;
 	struct index_segment *scratch; /* a split builds one half in it */
-	uint32_t segment_count;
+	struct kvci_supply supply; /* of all segments and chunks */
+	struct kvci_supply_cut segment_cut, chunk_cut;
 };
 
 /* ---- fingerprints ------------------------------------------------------------------------------------------------- */
@@ -177,12 +181,10 @@ static void segment_remove(struct index_segment *segment, uint32_t group, unsign
 
 static struct index_segment *index_segment_make(struct index *index)
 {
-	struct index_segment *segment = kvci_alloc_aligned(INDEX_LINE_BYTES, sizeof(*segment));
+	struct index_segment *segment = kvci_supply_take(&index->supply, &index->segment_cut, sizeof(*segment));
 
-	if (segment != NULL) {
+	if (segment != NULL)
 		memset(segment, 0, sizeof(*segment));
-		index->segment_count++;
-	}
 	return segment;
 }
 
@@ -237,7 +239,7 @@ static kvc_status_t index_chunk_add(struct index *index)
 		index->chunk_room = room;
 	}
 	/* Not cleared here: a chunk is touched block by block, so that no step pays for all of it. */
-	uint8_t *chunk = kvci_alloc_aligned(INDEX_LINE_BYTES, INDEX_CHUNK_BLOCKS * index->public.block_bytes);
+	uint8_t *chunk = kvci_supply_take(&index->supply, &index->chunk_cut, INDEX_CHUNK_BLOCKS * index->public.block_bytes);
 	if (chunk == NULL)
 		return KVC_NO_MEMORY;
 	index->public.chunks[index->chunk_count++] = chunk;
@@ -310,17 +312,18 @@ void kvci_index_destroy(struct kvci_index *public)
 
 	if (index == NULL)
 		return;
-	if (index->directory != NULL)
-		/* The entries of a segment differ only above its depth: the lowest one frees it. */
-		for (size_t i = (size_t)1 << index->depth; i-- > 0;)
-			if (index->directory[i] != NULL && i >> index->directory[i]->depth == 0)
-				kvci_free(index->directory[i]);
-	for (uint32_t i = 0; i < index->chunk_count; i++)
-		kvci_free(index->public.chunks[i]);
 	kvci_free(index->public.chunks);
 	kvci_free(index->directory);
-	kvci_free(index->scratch);
+	kvci_supply_fini(&index->supply);
 	kvci_free(index);
+}
+
+void kvci_index_set_worker(struct kvci_index *public, void (*run_job)(void *context, struct kvci_job *job), void *context)
+{
+	struct index *index = (struct index *)public;
+
+	index->supply.context = context;
+	index->supply.run_job = run_job;
 }
 
 kvc_status_t kvci_index_add(struct kvci_index *public, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES],
@@ -369,20 +372,16 @@ uint32_t kvci_index_find(const struct kvci_index *public, uint32_t binding, cons
 	}
 }
 
-/* One key of a batch on its way. */
+/* One key on its way: to its slots, then to its block. */
 struct index_probe {
+	const uint64_t *slots; /* of the group to be looked at next */
 	uint32_t fingerprint;
-	const uint64_t *slots; /* of its home group */
+	uint32_t at; /* which key */
 };
-
-static void index_probe_start(const struct index *index, uint32_t binding, const uint8_t *hash, struct index_probe *probe)
-{
-	probe->fingerprint = index_fingerprint(index, binding, hash);
-	probe->slots = index_segment_of(index, probe->fingerprint)->slots[index_home(probe->fingerprint)];
-	__builtin_prefetch(probe->slots);
-}
-
-enum { INDEX_PROBE_ON = -1 }; /* the home group does not decide */
+struct index_candidate {
+	uint32_t number;
+	uint32_t at;
+};
 
 /* A bit for each slot of a group that has this fingerprint. */
 static inline uint32_t index_slots_like(const uint64_t *slots, uint32_t fingerprint)
@@ -403,53 +402,80 @@ static inline uint32_t index_slots_like(const uint64_t *slots, uint32_t fingerpr
 #endif
 }
 
-/* The number of the first slot of the home group with this fingerprint (fetching its block), KVCI_INDEX_NONE, or INDEX_PROBE_ON. */
-static int64_t index_probe_slots(const struct kvci_index *public, const struct index_probe *probe)
+/* The block number of the first slot of the group with this fingerprint; KVCI_INDEX_NONE: no such key; INDEX_PROBE_ON: the next group decides.
+ * Fingerprint 0 looks like an empty slot. */
+static inline int64_t index_probe_group(const struct index_probe *probe)
 {
 	uint32_t hits = index_slots_like(probe->slots, probe->fingerprint);
 
-	if (hits != 0) {
-		uint64_t slot = probe->slots[__builtin_ctz(hits)];
-		if (slot == 0)
-			return INDEX_PROBE_ON; /* fingerprint 0 looks like an empty slot */
-		const uint8_t *block = kvci_index_block(public, (uint32_t)slot - 1);
-		__builtin_prefetch(block);
-		if (public->block_bytes > INDEX_LINE_BYTES)
-			__builtin_prefetch(block + INDEX_LINE_BYTES);
-		return (uint32_t)slot - 1;
-	}
+	if (hits != 0 && probe->slots[__builtin_ctz(hits)] != 0)
+		return (uint32_t)probe->slots[__builtin_ctz(hits)] - 1;
 	return probe->slots[INDEX_GROUP_SLOTS - 1] == 0 ? (int64_t)KVCI_INDEX_NONE : INDEX_PROBE_ON;
 }
 
+static inline void index_probe_start(const struct index *index, uint32_t binding, const uint8_t (*hashes)[KVCI_HASH_BYTES], uint32_t at,
+                                     struct index_probe *ret_probe)
+{
+	uint32_t fingerprint = index_fingerprint(index, binding, hashes[at]);
+
+	ret_probe->slots = index_segment_of(index, fingerprint)->slots[index_home(fingerprint)];
+	ret_probe->fingerprint = fingerprint;
+	ret_probe->at = at;
+	__builtin_prefetch(ret_probe->slots);
+}
+
+static void index_probe_on(const struct index *index, const struct index_probe *probe, struct index_probe *ret_probe)
+{
+	const struct index_segment *segment = index_segment_of(index, probe->fingerprint);
+
+	*ret_probe = *probe;
+	ret_probe->slots = probe->slots == segment->slots[INDEX_GROUPS - 1] ? segment->slots[0] : probe->slots + INDEX_GROUP_SLOTS;
+	__builtin_prefetch(ret_probe->slots);
+}
+
+static inline void index_fetch_block(const struct kvci_index *public, uint32_t number)
+{
+	const uint8_t *block = kvci_index_block(public, number);
+
+	__builtin_prefetch(block);
+	if (public->block_bytes > INDEX_LINE_BYTES)
+		__builtin_prefetch(block + INDEX_LINE_BYTES);
+}
+
+/* Batches: while the lines of one batch's blocks are on their way, the next one is started. A key that its group does not decide (one in
+ * twenty at a usual load) goes into the next batch with the group after. */
 void kvci_index_find_many(const struct kvci_index *public, uint32_t binding, const uint8_t (*hashes)[KVCI_HASH_BYTES],
                           uint32_t count, uint32_t *numbers)
 {
 	const struct index *index = (const struct index *)public;
-	struct index_probe probes[2][KVCI_INDEX_BATCH];
-	int64_t found[KVCI_INDEX_BATCH];
-	uint32_t now = count < KVCI_INDEX_BATCH ? count : KVCI_INDEX_BATCH;
+	struct index_probe probes[2][INDEX_BATCH];
+	struct index_candidate candidates[INDEX_BATCH];
+	uint32_t next = 0, now = 0;
 
-	for (uint32_t i = 0; i < now; i++)
-		index_probe_start(index, binding, hashes[i], &probes[0][i]);
-	for (uint32_t first = 0, turn = 0; first < count; turn++) {
-		uint32_t left = count - first - now;
-		uint32_t next = left < KVCI_INDEX_BATCH ? left : KVCI_INDEX_BATCH;
-		for (uint32_t i = 0; i < now; i++)
-			found[i] = index_probe_slots(public, &probes[turn & 1][i]);
-		/* The lines of this batch's blocks are on their way: start the next one meanwhile. */
-		for (uint32_t i = 0; i < next; i++)
-			index_probe_start(index, binding, hashes[first + now + i], &probes[~turn & 1][i]);
+	while (now < INDEX_BATCH && next < count)
+		index_probe_start(index, binding, hashes, next++, &probes[0][now++]);
+	for (unsigned turn = 0; now != 0; turn ^= 1) {
+		uint32_t candidate_count = 0, after = 0;
 		for (uint32_t i = 0; i < now; i++) {
-			const uint8_t *hash = hashes[first + i];
-			if (found[i] == INDEX_PROBE_ON ||
-			    (found[i] != KVCI_INDEX_NONE &&
-			     !index_key_is(kvci_index_block(public, (uint32_t)found[i]), binding, hash)))
-				numbers[first + i] = kvci_index_find(public, binding, hash);
-			else
-				numbers[first + i] = (uint32_t)found[i];
+			const struct index_probe *probe = &probes[turn][i];
+			int64_t found = index_probe_group(probe);
+			if (found >= 0 && found != KVCI_INDEX_NONE) {
+				index_fetch_block(public, (uint32_t)found);
+				candidates[candidate_count++] = (struct index_candidate){ .number = (uint32_t)found, .at = probe->at };
+			} else if (found == INDEX_PROBE_ON) {
+				index_probe_on(index, probe, &probes[turn ^ 1][after++]);
+			} else {
+				numbers[probe->at] = KVCI_INDEX_NONE;
+			}
 		}
-		first += now;
-		now = next;
+		while (after < INDEX_BATCH && next < count)
+			index_probe_start(index, binding, hashes, next++, &probes[turn ^ 1][after++]);
+		for (uint32_t i = 0; i < candidate_count; i++) {
+			const uint8_t *hash = hashes[candidates[i].at];
+			bool same = index_key_is(kvci_index_block(public, candidates[i].number), binding, hash);
+			numbers[candidates[i].at] = same ? candidates[i].number : kvci_index_find(public, binding, hash);
+		}
+		now = after;
 	}
 }
 
@@ -510,9 +536,8 @@ uint64_t kvci_index_memory_bytes(const struct kvci_index *public)
 {
 	const struct index *index = (const struct index *)public;
 
-	return sizeof(*index) + (uint64_t)index->segment_count * sizeof(struct index_segment) +
-	       ((uint64_t)sizeof(*index->directory) << index->depth) + index->chunk_room * sizeof(uint8_t *) +
-	       (uint64_t)index->chunk_count * INDEX_CHUNK_BLOCKS * public->block_bytes;
+	return sizeof(*index) + ((uint64_t)sizeof(*index->directory) << index->depth) + index->chunk_room * sizeof(uint8_t *) +
+	       index->supply.bytes;
 }
 
 /* ---- invariants ------------------------------------------------------------------------------------------------------------ */

@@ -10,7 +10,7 @@
  * size of the whole. Removal moves later slots of the probe chain back: nothing piles up.
  * Clients choose hashes; so that none can choose probe chains, the fingerprint is mixed with a secret of the process.
  *
- * Memory: 9 to 18 bytes of slots a key (10.5 at a million), plus block_bytes.
+ * Memory: 9 to 18 bytes of slots a key (10.5 at a million), plus block_bytes, plus a few MiB made ahead where there is a worker.
  * Threads: owner thread only.
  */
 #ifndef KVCI_INDEX_H
@@ -23,12 +23,12 @@
 #include <kvcask/status.h>
 
 #include "base/record.h"
+#include "base/workers.h"
 
 #define KVCI_INDEX_NONE UINT32_MAX /* no block */
 
 enum {
 	KVCI_INDEX_CHUNK_SHIFT = 9, /* 512 blocks a chunk */
-	KVCI_INDEX_BATCH = 32,      /* keys whose lines are fetched together */
 };
 
 /* A block of the caller begins with this. The index sets it and nobody else. */
@@ -55,7 +55,10 @@ uint64_t kvci_key_mix(const struct kvci_key_seed *seed, uint32_t binding, const 
  * multiple of 64. max_blocks: hard limit, 0: none but the block numbers. seed: NULL: made here. */
 kvc_status_t kvci_index_create(size_t block_bytes, uint32_t max_blocks, const struct kvci_key_seed *seed,
                                struct kvci_index **ret_index);
+/* No job is under way. */
 void kvci_index_destroy(struct kvci_index *index);
+/* Its memory is made ahead of need by jobs (cache/supply.h); run_job as of struct kvci_cache_env. Without it memory comes from the heap. */
+void kvci_index_set_worker(struct kvci_index *index, void (*run_job)(void *context, struct kvci_job *job), void *context);
 
 /* A new block under a key, zeroed behind its key. The caller made sure (find) that the key is absent: two blocks under one key are a bug
  * that kvci_index_check tells. binding: not KVCI_INDEX_NONE. NO_SPACE: max_blocks; NO_MEMORY. */
@@ -63,8 +66,8 @@ kvc_status_t kvci_index_add(struct kvci_index *index, uint32_t binding, const ui
                             uint32_t *ret_number);
 /* The block under a key, or KVCI_INDEX_NONE. */
 uint32_t kvci_index_find(const struct kvci_index *index, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES]);
-/* The same for `count` keys of one binding, several times faster each: numbers[i] as find would answer. Leaves the first two lines of
- * each block found in the cache when count is at most a few hundred. */
+/* The same for `count` keys of one binding, several times faster each: numbers[i] as find would answer. Leaves the first two lines of each
+ * block found in the cache when count is at most a few hundred. */
 void kvci_index_find_many(const struct kvci_index *index, uint32_t binding, const uint8_t (*hashes)[KVCI_HASH_BYTES],
                           uint32_t count, uint32_t *numbers);
 /* Keys lead no longer to the block; the block itself stays until kvci_index_free (somebody holds it). Idempotent; false: it was not linked. */

@@ -11,6 +11,7 @@
 
 enum {
 	MATCH_GROUP = 256,
+	MATCH_TOUCH_AHEAD = 16, /* blocks whose lines are on their way */
 	MATCH_BLOCKS_MAX = 4 << 20, /* of all shards, in one match */
 };
 
@@ -400,6 +401,13 @@ void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client_id, const 
 	match_touch(cache, lease->blocks + (size_t)first * width, count * width);
 }
 
+/* A block that a match found a moment ago and that may have died since, by another's hand: its number may be another's by now. */
+static inline bool match_is_still(const struct kvci_block *block, const uint8_t *hash)
+{
+	return block->key.binding != KVCI_INDEX_NONE && (block->flags & (KVCI_BLOCK_DEAD | KVCI_BLOCK_RESERVED)) == 0 &&
+	       memcmp(block->key.hash, hash, KVCI_HASH_BYTES) == 0;
+}
+
 void kvci_cache_match_touch_blocks(struct kvci_cache *cache, uint32_t binding_number, const uint8_t (*hashes)[KVCI_HASH_BYTES],
                                    const uint32_t *numbers, uint32_t first, uint32_t count)
 {
@@ -410,11 +418,14 @@ void kvci_cache_match_touch_blocks(struct kvci_cache *cache, uint32_t binding_nu
 	if (binding == NULL)
 		return;
 	uint32_t width = binding->shard_count;
-	for (size_t i = (size_t)(first + count) * width; i-- > (size_t)first * width;) {
-		const struct kvci_index_key *key = kvci_index_block_used(cache->index, numbers[i]);
-		const struct kvci_block *block = (const struct kvci_block *)key;
-		if (key == NULL || (block->flags & (KVCI_BLOCK_DEAD | KVCI_BLOCK_RESERVED)) != 0 ||
-		    memcmp(key->hash, hashes[i / width], KVCI_HASH_BYTES) != 0)
+	size_t begin = (size_t)first * width;
+	for (size_t i = (size_t)(first + count) * width; i-- > begin;) {
+		if (i >= begin + MATCH_TOUCH_AHEAD) {
+			const uint8_t *ahead = (const uint8_t *)kvci_block_at(cache, numbers[i - MATCH_TOUCH_AHEAD]);
+			__builtin_prefetch(ahead);
+			__builtin_prefetch(ahead + sizeof(struct kvci_block) / 2);
+		}
+		if (!match_is_still(kvci_block_at(cache, numbers[i]), hashes[i / width]))
 			continue;
 		alive[--at] = numbers[i];
 		if (at > 0)

@@ -56,6 +56,7 @@ static kvc_status_t brain_store_batch(struct brain_run *run, uint32_t first)
 		run->longest_ns = ns > run->longest_ns ? ns : run->longest_ns;
 	}
 	run->store_ns += at_ns[3] - at_ns[0];
+	bench_host_run_jobs(&run->host);
 	return status;
 }
 

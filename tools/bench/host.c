@@ -30,11 +30,23 @@ static void host_slab_destroy(void *context, uint32_t slab)
 
 static void host_run_job(void *context, struct kvci_job *job)
 {
-	(void)context;
-	if (job->run != NULL)
-		job->run(job);
-	if (job->done != NULL)
-		job->done(job);
+	struct bench_host *host = context;
+
+	job->next = host->jobs;
+	host->jobs = job;
+}
+
+void bench_host_run_jobs(struct bench_host *host)
+{
+	while (host->jobs != NULL) {
+		struct kvci_job *job = host->jobs;
+
+		host->jobs = job->next;
+		if (job->run != NULL)
+			job->run(job);
+		if (job->done != NULL)
+			job->done(job);
+	}
 }
 
 static void host_space_save(void *context, uint32_t space, const struct kvci_space *fields, uint64_t epoch)
@@ -70,6 +82,7 @@ void bench_host_end(struct bench_host *host)
 {
 	if (host->cache != NULL)
 		kvci_cache_client_gone(host->cache, BENCH_HOST_CLIENT);
+	bench_host_run_jobs(host);
 	kvci_cache_destroy(host->cache);
 	bench_shared_unmap(host->slab, host->slab_bytes);
 	*host = (struct bench_host){ 0 };

@@ -114,6 +114,34 @@ static void test_alloc__lazy__is_zero_counted_and_untouched(void **state)
 	assert_int_equal(kvci_alloc_live_bytes(), before);
 }
 
+static void test_alloc__huge__is_aligned_zero_and_counted(void **state)
+{
+	enum { HUGE_BYTES = 2 << 20 };
+	uint64_t before = kvci_alloc_live_bytes();
+	struct denier denier = {0};
+
+	for (size_t bytes = HUGE_BYTES; bytes <= 3 * (size_t)HUGE_BYTES; bytes += HUGE_BYTES) {
+		uint8_t *memory = kvci_alloc_huge(bytes);
+
+		assert_non_null(memory);
+		assert_int_equal((uintptr_t)memory % HUGE_BYTES, 0);
+		assert_int_equal(kvci_alloc_live_bytes(), before + bytes);
+		for (size_t at = 0; at < bytes; at += 512)
+			assert_int_equal(memory[at], 0);
+		memory[0] = memory[bytes - 1] = 1;
+		kvci_free_huge(memory, bytes);
+		assert_int_equal(kvci_alloc_live_bytes(), before);
+	}
+	assert_null(kvci_alloc_huge(0));
+	assert_null(kvci_alloc_huge(4096));
+	assert_null(kvci_alloc_huge(SIZE_MAX / HUGE_BYTES * HUGE_BYTES));
+	kvci_free_huge(NULL, HUGE_BYTES);
+	kvci_alloc_set_hook(denier_hook, &denier);
+	assert_null(kvci_alloc_huge(HUGE_BYTES));
+	kvci_alloc_set_hook(NULL, NULL);
+	assert_int_equal(denier.asked, 1);
+}
+
 static void test_alloc__aligned__has_the_alignment(void **state)
 {
 	for (size_t align = sizeof(void *); align <= 1 << 16; align *= 2) {
@@ -145,6 +173,7 @@ int main(void)
 		cmocka_unit_test(test_alloc__everything_freed__live_bytes_are_as_before),
 		cmocka_unit_test(test_alloc__zero__is_zero_and_refuses_overflow),
 		cmocka_unit_test(test_alloc__lazy__is_zero_counted_and_untouched),
+		cmocka_unit_test(test_alloc__huge__is_aligned_zero_and_counted),
 		cmocka_unit_test(test_alloc__aligned__has_the_alignment),
 		cmocka_unit_test(test_alloc__strings__are_cut_where_they_end),
 	};

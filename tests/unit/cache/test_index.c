@@ -214,9 +214,15 @@ static int allow_countdown(void *context, size_t bytes)
 	return 1;
 }
 
+static void job_at_once(void *context, struct kvci_job *job)
+{
+	job->run(job);
+	job->done(job);
+}
+
 static void test_index__nth_allocation_fails__no_memory_and_whole(void **state)
 {
-	enum { KEYS = 6000 }; /* over the first split, and a dozen chunks */
+	enum { KEYS = 12000 }; /* over the first splits, two dozen chunks, and into a region made ahead */
 	kvc_status_t status = KVC_NO_MEMORY;
 	uint8_t hash[32];
 
@@ -227,6 +233,8 @@ static void test_index__nth_allocation_fails__no_memory_and_whole(void **state)
 		assert_true(n < 100);
 		kvci_alloc_set_hook(allow_countdown, &left);
 		status = kvci_index_create(sizeof(struct block), 0, &test_seed, &index);
+		if (index != NULL)
+			kvci_index_set_worker(index, job_at_once, NULL);
 		for (; added < KEYS && status == KVC_OK; added += status == KVC_OK) {
 			key_hash(added, hash);
 			status = kvci_index_add(index, 0, hash, &number);
