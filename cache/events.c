@@ -174,7 +174,7 @@ static void events_health(void *context, kvc_status_t status, const char *text)
 		return; /* reads begin again when a probe came back in time */
 	}
 	kvci_circuit_open(cache, &cache->disk.write_circuit, "write", status);
-	if (status != KVC_DISK_FULL)
+	if (status != KVC_DISK_FULL && status != KVC_DENIED)
 		kvci_circuit_open(cache, &cache->disk.read_circuit, "read", status);
 }
 

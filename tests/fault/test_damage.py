@@ -258,6 +258,42 @@ def disk_full():
     return f"{'tmpfs of 72 MiB' if mounted else 'by the fault filter'}: {on_disk} of {len(verdicts)} blocks there after a restart"
 
 
+def folder_turns_read_only():
+    """As ext4 does after an error: what is on the disk still hits, at once and after a restart; what cannot be written disturbs nobody."""
+    with Daemon("readonly", **{"memory.capacity": "16MiB", "memory.slab": "4MiB", "disk.capacity": "128MiB"}) as daemon:
+        image = os.path.join(daemon.folder, "image")
+        with open(image, "wb") as file:
+            file.truncate(256 << 20)
+        commands = (["mkfs.ext4", "-q", "-F", image], ["mount", "-o", "loop,errors=remount-ro", image, daemon.data_dir])
+        if os.geteuid() != 0 or any(shutil.which(command[0]) is None or
+                                    subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode != 0 for command in commands):
+            return "skipped: no file system can be made and mounted here (tests/unit/cache/test_disk.c has the rule)"
+        try:
+            device = next(line.split()[0] for line in open("/proc/mounts", encoding="ascii") if line.split()[1] == daemon.data_dir)
+            trigger = f"/sys/fs/ext4/{os.path.basename(device)}/trigger_fs_error"
+            if not os.path.exists(trigger):
+                return "skipped: this kernel makes no file system read-only on request"
+            daemon.start()
+            log = os.path.join(daemon.folder, "stores")
+            loadgen("run", daemon, seed=3, chains=24, blocks=16, requests=72, log=log, flush_every=8)
+            daemon.ask("flush")
+            with open(trigger, "w", encoding="ascii") as file:
+                file.write("1")
+            loadgen("run", daemon, seed=4, chains=24, blocks=16, requests=72)
+            judge(daemon, 3, log, set(), "read-only")
+            daemon.stop()
+            code, said = start_and_end(daemon)
+            check(code == 1 and daemon.data_dir in said and "Read-only" in said, f"started on a read-only folder: {code} {said}")
+            subprocess.run(["umount", daemon.data_dir], check=True)
+            subprocess.run(["mount", "-o", "loop", image, daemon.data_dir], check=True)
+            daemon.start()
+            blocks, _ = judge(daemon, 3, log, set(), "writable again")
+            daemon.stop()
+        finally:
+            subprocess.run(["umount", "-l", daemon.data_dir], check=False, stderr=subprocess.DEVNULL)
+    return f"{blocks} blocks, all hit on the read-only disk and after a restart"
+
+
 def start_and_end(daemon):
     """Starts a daemon that is to refuse; its exit code and what it says."""
     done = subprocess.run([harness.program("kvcaskd"), "--config", daemon.config()], capture_output=True, text=True, timeout=30 * SLOW,
@@ -332,6 +368,7 @@ CASES = {
     "rocksdb_replaced_by_older_copy": rocksdb_replaced_by_older_copy,
     "segment_replaced_by_older_copy": segment_replaced_by_older_copy,
     "disk_full": disk_full,
+    "folder_turns_read_only": folder_turns_read_only,
     "folder_in_use": folder_in_use,
     "folder_forbidden": folder_forbidden,
     "slow_and_hung_disk": slow_and_hung_disk,

@@ -22,7 +22,7 @@ void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t stat
 	kvc_status_t after;
 	char text[192];
 
-	if (status != KVC_OK && status != KVC_IO && status != KVC_DISK_FULL)
+	if (status != KVC_OK && status != KVC_DISK_FULL && (status != KVC_DENIED || !write))
 		status = KVC_IO;
 	tier->health[write] = status;
 	after = tier->health[1] != KVC_OK ? tier->health[1] : tier->health[0];

@@ -123,7 +123,8 @@ struct kvc_tier_events {
 	 * with lost. A moved entry that is not wanted any more is to be dropped. */
 	bool (*keep)(void *context, const struct kvc_tier_entry *entry);
 	void (*moved)(void *context, const struct kvc_tier_entry *entry, const struct kvc_place *old_place);
-	/* The device works again / no longer: for readiness and the circuit. text: one line for people. */
+	/* The device works again / no longer: for readiness and the circuits. text: one line for people. DISK_FULL, DENIED (read-only): it
+	 * takes no writes, and reads go on; any other status: it is left alone for both. */
 	void (*health)(void *context, kvc_status_t status, const char *text);
 };
 

@@ -32,6 +32,8 @@ struct ram_tier_faults {
 
 struct kvc_tier *ram_tier_create(const struct ram_tier_options *options);
 struct ram_tier_faults *ram_tier_faults(struct kvc_tier *tier);
+/* As a device says how it is. */
+void ram_tier_say_health(struct kvc_tier *tier, kvc_status_t status);
 /* Another tier with the same records, as if it was closed and opened again (the first one is closed by this). */
 struct kvc_tier *ram_tier_reopen(struct kvc_tier *tier);
 /* Of every read under way that wants it, head and leading sections are in its buffer now, the rest is filled with 0xee. Returns how many were told. */

@@ -532,6 +532,23 @@ static void test_disk__full__writes_pause_reads_go_on(void **state)
 	assert_int_equal(disk_totals(f).disk_health, KVC_OK);
 }
 
+/* A file system that turned read-only reads as well as a full one; a device with errors is left alone. */
+static void test_disk__says_how_it_is__reads_go_on_unless_it_fails(void **state)
+{
+	static const kvc_status_t said[] = { KVC_DISK_FULL, KVC_DENIED, KVC_IO };
+	struct fixture *f = *state;
+
+	disk_fill(f, 10);
+	for (uint32_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
+		uint32_t hits = said[i] == KVC_IO ? 0 : 10;
+
+		ram_tier_say_health(f->world.disk, said[i]);
+		assert_int_equal(disk_totals(f).disk_health, said[i]);
+		assert_int_equal(disk_match(f, 1, 0, 10, 0, 1).matched, hits);
+		ram_tier_say_health(f->world.disk, KVC_OK);
+	}
+}
+
 static void test_disk__owner_rewrites_header__not_written(void **state)
 {
 	struct fixture *f = *state;
@@ -732,6 +749,7 @@ int main(void)
 		DISK_TEST(test_disk__flush__waits_for_all_before),
 		DISK_TEST(test_disk__write_queue_full__dropped_and_counted),
 		DISK_TEST(test_disk__full__writes_pause_reads_go_on),
+		DISK_TEST(test_disk__says_how_it_is__reads_go_on_unless_it_fails),
 		DISK_TEST(test_disk__owner_rewrites_header__not_written),
 		cmocka_unit_test_setup_teardown(test_disk__on_evict__written_before_it_leaves, disk_setup_on_evict, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_disk__on_evict__flush_writes_all, disk_setup_on_evict, disk_teardown),
