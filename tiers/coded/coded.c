@@ -42,10 +42,7 @@ static void coded_decide(struct coded_tier *tier)
 	const struct kvc_codec_ops *codec = id != KVC_CODEC_RAW ? kvc_codec_by_id(id) : NULL;
 	char why[sizeof(tier->figures.why)];
 
-	if (codec == NULL)
-		return;
-	coded_regions_tell(tier);
-	if (tier->env.chosen == NULL)
+	if (codec == NULL || tier->env.chosen == NULL)
 		return;
 	coded_choice_why(&tier->choice, why, sizeof(why));
 	tier->env.chosen(tier->env.context, codec->name, !tier->choice.codecs[id].refused, why);
@@ -57,9 +54,12 @@ static kvc_status_t coded_submit_below(struct coded_node *node)
 	bool write = node->request.op == KVC_TIER_WRITE;
 	kvc_status_t status = kvci_tier_submit(tier->below, &node->request);
 
-	if (status == KVC_OK && node->request.op != KVC_TIER_FLUSH)
-		coded_choice_begin(&tier->choice, write, kvci_clock_ns());
-	return status;
+	if (status != KVC_OK || node->request.op == KVC_TIER_FLUSH)
+		return status;
+	coded_choice_begin(&tier->choice, write, kvci_clock_ns());
+	if (node->buffer == NULL)
+		coded_region_passed(tier, node->request.buffer, (size_t)kvc_tier_request_pages(&node->request) * KVCI_RECORD_ALIGN_BYTES);
+	return KVC_OK;
 }
 
 static void coded_retry_later(struct coded_tier *tier)

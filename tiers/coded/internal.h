@@ -142,7 +142,8 @@ struct coded_buffer {
 struct coded_region {
 	void *base;
 	size_t length_bytes;
-	bool told; /* the tier below knows it */
+	uint64_t passed_bytes; /* of raw records read into it and written out of it */
+	bool told;             /* the tier below knows it */
 };
 
 struct coded_tier {
@@ -182,8 +183,8 @@ void coded_pick(struct coded_node *node, const struct kvci_coded_target *target)
 kvc_status_t coded_region_add(struct coded_tier *tier, void *base, size_t length_bytes);
 /* All regions that begin in it. */
 void coded_region_remove(struct coded_tier *tier, void *base, size_t length_bytes);
-/* Once records are no longer packed: tells the tier below of what it does not know. */
-void coded_regions_tell(struct coded_tier *tier);
+/* A record passes raw: where that has happened often enough, the tier below is told of the region. */
+void coded_region_passed(struct coded_tier *tier, const void *buffer, size_t length_bytes);
 
 /* ---- nodes.c ---- */
 

@@ -1,20 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Memory that the owner registers. The tier below pins it, which costs as much as copying it once; and where records are packed it never sees that
- * memory: it reads and writes I/O buffers. So it is told only while records pass raw, then of all there is. What passes raw all the same (a
- * form that is not known, a queue that is long) goes the unregistered way.
+ * memory: it reads and writes I/O buffers. So where auto decides, it is told of a region once raw records of twice its length have passed through it: by
+ * then its pages have been made by whoever writes them, and it is clear that it goes on so. Until then they go the unregistered way.
  */
 #include "base/alloc.h"
 #include "tiers/coded/internal.h"
 
 enum { REGIONS_FIRST = 8 };
-
-static bool regions_wanted(const struct coded_tier *tier)
-{
-	enum kvci_coded_mode mode = tier->env.mode;
-
-	return tier->env.register_always || mode == KVCI_CODED_RAW || (mode == KVCI_CODED_AUTO && tier->choice.codecs[KVC_CODEC_SPLIT].refused);
-}
 
 static kvc_status_t region_tell(struct coded_tier *tier, struct coded_region *region)
 {
@@ -39,7 +32,7 @@ kvc_status_t coded_region_add(struct coded_tier *tier, void *base, size_t length
 	}
 	region = &tier->regions[tier->region_count++];
 	*region = (struct coded_region){.base = base, .length_bytes = length_bytes};
-	return regions_wanted(tier) ? region_tell(tier, region) : KVC_OK;
+	return tier->env.register_always || tier->env.mode == KVCI_CODED_RAW ? region_tell(tier, region) : KVC_OK;
 }
 
 void coded_region_remove(struct coded_tier *tier, void *base, size_t length_bytes)
@@ -57,9 +50,18 @@ void coded_region_remove(struct coded_tier *tier, void *base, size_t length_byte
 	tier->region_count = kept;
 }
 
-void coded_regions_tell(struct coded_tier *tier)
+void coded_region_passed(struct coded_tier *tier, const void *buffer, size_t length_bytes)
 {
-	for (uint32_t i = 0; i < tier->region_count && regions_wanted(tier); i++)
-		if (!tier->regions[i].told)
-			region_tell(tier, &tier->regions[i]);
+	for (uint32_t i = 0; i < tier->region_count && tier->env.mode == KVCI_CODED_AUTO; i++) {
+		struct coded_region *region = &tier->regions[i];
+
+		if ((uintptr_t)buffer - (uintptr_t)region->base >= region->length_bytes)
+			continue;
+		region->passed_bytes += length_bytes;
+		if (!region->told && region->passed_bytes / 2 >= region->length_bytes) {
+			region->passed_bytes = 0; /* refused: not at every record */
+			region_tell(tier, region);
+		}
+		return;
+	}
 }

@@ -33,6 +33,7 @@ struct memory_slab {
 	uint32_t id;
 	int fd;
 	bool sealed;
+	bool clients; /* a store slab: its pages are made by the client, who writes them first */
 	bool dying; /* destroyed while a job touches it: the job's done() ends it */
 	bool touching;
 	atomic_bool stop; /* seen by the job */
@@ -199,12 +200,13 @@ static void memory_touch_run(struct kvci_job *job)
 
 static void memory_touch_done(struct kvci_job *job);
 
-/* Once it is sealed: the seal waits for the file's lock, and the owner thread with it, while its pages are made. */
+/* Once it is sealed: the seal waits for the file's lock, and the owner thread with it, while its pages are made. A client populates its store slab as
+ * it maps it; doing so here, too, would look up and map each page once more, where reading maps 16 a fault. */
 static void memory_touch_start(struct memory_slab *slab)
 {
 	struct kvci_memory *memory = slab->memory;
 
-	if (!memory->config.prefault || memory->quiet)
+	if (!memory->config.prefault || memory->quiet || (slab->clients && !memory->config.huge_pages))
 		return;
 	slab->job.run = memory_touch_run;
 	slab->job.done = memory_touch_done;
@@ -260,6 +262,7 @@ kvc_status_t kvci_memory_slab_create(struct kvci_memory *memory, uint32_t id, ui
 		return KVC_NO_MEMORY;
 	slab->memory = memory;
 	slab->id = id;
+	slab->clients = private_to_client;
 	slab->fd = -1;
 	status = kvci_memory_map("kvcask-slab", bytes, &slab->fd, &slab->base);
 	if (status != KVC_OK)

@@ -8,7 +8,8 @@
  *   load slab    sealed before any client sees it
  *
  * Every slab is sealed against growing and shrinking from its first moment: no client can make the daemon fault by
- * cutting it short. Pages are touched in the background, a piece a job (memory.prefault), as first touch costs about a second a GiB.
+ * cutting it short. Pages of load slabs are touched in the background, a piece a job (memory.prefault), as first touch costs half a second a GiB and
+ * more; those of a store slab are made by the client that writes it (connector/slabs.c), which does so in the background, too.
  *
  * Threads: the owner's only. The jobs that touch pages run on a worker.
  */
@@ -26,7 +27,7 @@ struct kvci_memory;
 
 struct kvci_memory_config {
 	bool prefault;
-	bool huge_pages; /* with prefault */
+	bool huge_pages; /* with prefault; of store slabs, too */
 	/* Runs job->run on a worker and job->done on the owner's thread. */
 	void (*run_job)(void *context, struct kvci_job *job);
 	void *context;

@@ -80,15 +80,17 @@ static void take(uint32_t i)
 	kvci_tier_unregister_memory(store->rig.tier, memory + (size_t)i * REGION_BYTES, REGION_BYTES);
 }
 
-/* A write, behind which the tier decides anew. */
-static void decide(double decode_rate, double read_rate)
+/* Writes of a record that lies at a region's start, `bytes` long together or a little less; each makes the tier decide anew. */
+static void write_from(uint32_t i, size_t bytes)
 {
 	struct kvc_form form = form_of(KVC_KV_FUSED, KVC_ORDER_HN, KVC_DTYPE_BF16, 2);
 	struct record record = record_make(&form, 1, false);
+	size_t record_bytes = (size_t)record.entry.raw_length_4k * KVCI_RECORD_ALIGN_BYTES;
 
-	rates(decode_rate, read_rate);
 	target.form = form;
-	assert_int_equal(rig_write(&store->rig, record.bytes, &record.entry), KVC_OK);
+	memcpy(memory + (size_t)i * REGION_BYTES, record.bytes, record_bytes);
+	for (size_t at = 0; at + record_bytes <= bytes; at += record_bytes)
+		assert_int_equal(rig_write(&store->rig, memory + (size_t)i * REGION_BYTES, &record.entry), KVC_OK);
 	kvci_free(record.bytes);
 }
 
@@ -123,24 +125,41 @@ static void test_regions__records_pass_raw_or_wanted_always__told_and_ended(void
 	}
 }
 
-static void test_regions__auto_turns_to_raw_and_back__each_told_once(void **state)
+static void test_regions__auto__told_once_after_raw_records_of_twice_its_length(void **state)
 {
 	open_mode(KVCI_CODED_AUTO, false);
-	for (uint32_t i = 0; i < REGIONS - 1; i++)
+	for (uint32_t i = 0; i < REGIONS; i++)
 		assert_int_equal(add(i), KVC_OK);
-	take(3);
-	decide(1e8, 1e12);
-	for (uint32_t i = 0; i < REGIONS - 1; i++)
-		assert_int_equal(told[i], i != 3);
-	assert_int_equal(add(REGIONS - 1), KVC_OK);
-	assert_int_equal(told[REGIONS - 1], 1);
-	decide(1e12, 1e8); /* packed again: what is pinned stays so */
-	decide(1e8, 1e12);
+	write_from(0, 3 * REGION_BYTES); /* packed */
+	assert_int_equal(told[0], 0);
+	rates(1e8, 1e12); /* the next is packed, and then none */
+	write_from(1, 2 * REGION_BYTES);
+	assert_int_equal(told[1], 0);
+	write_from(1, REGION_BYTES);
+	assert_int_equal(told[1], 1);
+	write_from(REGIONS - 1, 5 * REGION_BYTES);
 	for (uint32_t i = 0; i < REGIONS; i++) {
-		assert_int_equal(told[i], i != 3);
+		assert_int_equal(told[i], i == 1 || i == REGIONS - 1);
 		take(i);
-		assert_int_equal(ended[i], i != 3);
+		assert_int_equal(ended[i], told[i]);
 	}
+	rig_close(&store->rig);
+}
+
+static void test_regions__auto_and_refused__asked_again_as_late(void **state)
+{
+	open_mode(KVCI_CODED_AUTO, false);
+	assert_int_equal(add(0), KVC_OK);
+	rates(1e8, 1e12);
+	refuses = true;
+	write_from(0, 3 * REGION_BYTES);
+	refuses = false;
+	write_from(0, REGION_BYTES / 2);
+	assert_int_equal(told[0], 0);
+	write_from(0, 2 * REGION_BYTES);
+	assert_int_equal(told[0], 1);
+	take(0);
+	assert_int_equal(ended[0], 1);
 	rig_close(&store->rig);
 }
 
@@ -161,7 +180,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_regions__records_are_packed__not_told, memory_setup, memory_teardown),
 		cmocka_unit_test_setup_teardown(test_regions__records_pass_raw_or_wanted_always__told_and_ended, memory_setup, memory_teardown),
-		cmocka_unit_test_setup_teardown(test_regions__auto_turns_to_raw_and_back__each_told_once, memory_setup, memory_teardown),
+		cmocka_unit_test_setup_teardown(test_regions__auto__told_once_after_raw_records_of_twice_its_length, memory_setup, memory_teardown),
+		cmocka_unit_test_setup_teardown(test_regions__auto_and_refused__asked_again_as_late, memory_setup, memory_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

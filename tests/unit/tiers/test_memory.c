@@ -79,17 +79,15 @@ static size_t resident_pages(void *base)
 	return count;
 }
 
-static void test_memory__touching_pages__all_resident_and_unchanged(void **state)
+static void test_memory__touching_pages_of_a_load_slab__all_resident_and_unchanged(void **state)
 {
 	struct rig rig;
 	void *base;
 
 	rig_begin(&rig, true);
-	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, true, &base), KVC_OK);
-	memset((uint8_t *)base + 3 * PAGE, 0xa5, 10 * PAGE); /* a block that was stored before its pages were touched */
+	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, false, &base), KVC_OK);
+	memset((uint8_t *)base + 3 * PAGE, 0xa5, 10 * PAGE); /* a block that was loaded before its pages were touched */
 	assert_int_equal(resident_pages(base), 10);
-	assert_false(rig_work(&rig)); /* nothing holds the file's lock when the seal needs it */
-	assert_int_equal(kvci_memory_slab_seal(rig.memory, 1), KVC_OK);
 	unsigned jobs = 0;
 	while (rig_work(&rig))
 		jobs++;
@@ -97,6 +95,19 @@ static void test_memory__touching_pages__all_resident_and_unchanged(void **state
 	assert_int_equal(resident_pages(base), SLAB_BYTES / PAGE);
 	for (size_t i = 0; i < SLAB_BYTES; i++)
 		assert_int_equal(((uint8_t *)base)[i], i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : 0);
+	rig_end(&rig);
+}
+
+static void test_memory__store_slab__its_pages_are_the_clients_to_make(void **state)
+{
+	struct rig rig;
+	void *base;
+
+	rig_begin(&rig, true);
+	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, true, &base), KVC_OK);
+	assert_int_equal(kvci_memory_slab_seal(rig.memory, 1), KVC_OK);
+	assert_false(rig_work(&rig));
+	assert_int_equal(resident_pages(base), 0);
 	rig_end(&rig);
 }
 
@@ -116,6 +127,7 @@ static void test_memory__huge_pages__all_resident_and_unchanged(void **state)
 	assert_int_equal(kvci_map_shared(fd, bytes, PROT_READ | PROT_WRITE, &client), KVC_OK);
 	assert_int_equal((uintptr_t)client % (2 << 20), 0);
 	memset((uint8_t *)client + 3 * PAGE, 0xa5, 10 * PAGE);
+	assert_false(rig_work(&rig)); /* nothing holds the file's lock when the seal needs it */
 	assert_int_equal(kvci_memory_slab_seal(rig.memory, 1), KVC_OK);
 	while (rig_work(&rig))
 		continue;
@@ -279,7 +291,8 @@ int main(void)
 		cmocka_unit_test(test_memory__limits_and_failures__refused_and_whole),
 		cmocka_unit_test(test_memory__sealed_slab__nobody_can_write_or_resize_it_any_more),
 		cmocka_unit_test(test_memory__a_client_sealed_it_otherwise__denied),
-		cmocka_unit_test(test_memory__touching_pages__all_resident_and_unchanged),
+		cmocka_unit_test(test_memory__touching_pages_of_a_load_slab__all_resident_and_unchanged),
+		cmocka_unit_test(test_memory__store_slab__its_pages_are_the_clients_to_make),
 		cmocka_unit_test(test_memory__huge_pages__all_resident_and_unchanged),
 		cmocka_unit_test(test_memory__destroyed_while_touched__freed_after_the_job),
 		cmocka_unit_test(test_memory__destroyed_after_quiesce__freed_at_once),
