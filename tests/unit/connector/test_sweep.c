@@ -129,6 +129,29 @@ static kvc_status_t sweep_load_elsewhere(void *context)
 	return as_no_memory(status);
 }
 
+/* By section, of blocks that an earlier run stored. */
+static kvc_status_t sweep_load_sections(void *context)
+{
+	struct kvc_request request = fixture_request("sweep");
+	struct kvc_match_result match;
+	struct kvc_op *load = NULL;
+	struct opened opened;
+	kvc_status_t status = open_all(&opened, *(uint32_t *)context);
+
+	if (status != KVC_OK)
+		return as_no_memory(status);
+	status = kvc_match(opened.space, (const uint8_t(*)[32])hashes, SWEEP_BLOCKS, &request, KVC_MATCH_LEASE, FIXTURE_SECOND, &match);
+	if (status == KVC_OK)
+		status = kvc_load_sections_begin(opened.space, &request, 0, SWEEP_BLOCKS, pages, FIXTURE_SECOND * 5, &load);
+	for (uint32_t section = 1; section <= form.layer_count && status == KVC_OK; section++)
+		status = kvc_load_wait_sections(load, section, FIXTURE_SECOND * 5);
+	if (status == KVC_OK)
+		status = kvc_op_wait(load, FIXTURE_SECOND * 5);
+	kvc_op_destroy(load);
+	kvc_close(opened.client);
+	return as_no_memory(status);
+}
+
 static kvc_status_t sweep_by_hand(void *context)
 {
 	struct kvc_reservation out[2];
@@ -260,6 +283,7 @@ static void test_sweep__store_and_load__fail_cleanly(void **state)
 	for (unsigned i = 0; i < 2; i++) {
 		swept("store and load", sweep_store_and_load, &flags[i]);
 		swept("load elsewhere", sweep_load_elsewhere, &flags[i]);
+		swept("load by section", sweep_load_sections, &flags[i]);
 		swept("in the background", sweep_background, &flags[i]);
 	}
 	swept("by hand", sweep_by_hand, NULL);
