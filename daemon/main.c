@@ -98,6 +98,8 @@ static int main_parse(int argc, char **argv, struct main_arguments *arguments)
 	while ((option = getopt_long(argc, argv, "c:hf", options, NULL)) != -1) {
 		switch (option) {
 		case 'c':
+			if (arguments->config_path != NULL)
+				return main_error(MAIN_CONFIG, NULL, "--config is there twice: there is one file");
 			arguments->config_path = optarg;
 			break;
 		case OPTION_SET:
@@ -131,7 +133,7 @@ static int main_parse(int argc, char **argv, struct main_arguments *arguments)
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "kvcaskd: what is \"%s\"?\n", argv[optind]);
+		fprintf(stderr, "kvcaskd: what is \"%s\"? A configuration file is named by --config; see kvcaskd --help\n", argv[optind]);
 		return MAIN_CONFIG;
 	}
 	return -1;

@@ -209,25 +209,19 @@ def main() -> None:
                 assert not found.get("verify_mismatches"), found
                 assert not found.get("verify_unknown"), found
                 say(f"{int(metrics['vllm:num_preemptions'])} preemptions, {int(found['verified_pages'])} pages verified")
-            stat = daemon.admin("stat")
-            say(f"daemon: {json.dumps(interesting(stat))}")
+            check_moved(daemon)
             compare_with_recomputed(daemon, verify, recomputed.result())
         finally:
             daemon.kill()
 
 
-def interesting(stat: dict) -> dict:
-    flat: dict = {}
-
-    def walk(value, path):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{path}.{key}" if path else key)
-        elif isinstance(value, (int, float)) and value and any(word in path for word in ("evict", "damag", "drop", "promot", "demot")):
-            flat[path] = value
-
-    walk(stat, "")
-    return flat
+def check_moved(daemon: Daemon) -> None:
+    """Blocks left memory, and came back from the disk, or the equal tokens say little."""
+    stats = daemon.admin("stat")["stats"]
+    moved = {name: stats[name] for name in ("evict_disk_blocks", "evict_lost_blocks", "disk_read_blocks", "disk_write_blocks", "damaged_blocks")}
+    say(f"daemon: {json.dumps(moved)}")
+    assert moved["evict_disk_blocks"] > 0 and moved["disk_read_blocks"] > 0, f"the memory is too big: {moved}"
+    assert not moved["damaged_blocks"], f"blocks were found damaged: {moved}"
 
 
 if __name__ == "__main__":

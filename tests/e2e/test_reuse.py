@@ -91,7 +91,9 @@ def first_engine(engine: Engine, daemon: Daemon, prompts: list, wanted: list, fu
     nothing = [0] * len(prompts)
     check_and_store(engine, daemon, prompts, wanted, "cold")
     reset(engine)
+    before = engine.ask("metrics")
     check(engine, prompts, wanted, full, "again, from memory")
+    check_reported(before, engine.ask("metrics"), sum(full))
     reset(engine)
     check(engine, prompts, wanted, nothing, "no_load", params=[no("load")] * len(prompts))
     reset(engine)
@@ -109,6 +111,14 @@ def first_engine(engine: Engine, daemon: Daemon, prompts: list, wanted: list, fu
     say("no_store: ok")
     logprobs = engine.generate([prompts[0]], 1, params=[{"prompt_logprobs": 1}])["results"][0]
     assert logprobs["cached"] in (0, None), "prompt log-probabilities of loaded tokens"
+
+
+def check_reported(before: dict, after: dict, hits: int) -> None:
+    """In vLLM's own figures a load is a hit of the external cache, from the host's memory here. At least: a late one was asked again."""
+    for name in ("vllm:external_prefix_cache_hits", "vllm:prompt_tokens_cached_by_source{host}"):
+        risen = after.get(name, 0) - before.get(name, 0)
+        assert risen >= hits, f"{name} rose by {risen}, not {hits}: { {key: value for key, value in after.items() if 'cache' in key} }"
+    assert after["vllm:external_prefix_cache_queries"] - before.get("vllm:external_prefix_cache_queries", 0) >= hits
 
 
 def no(what: str) -> dict:

@@ -151,7 +151,9 @@ def config_mistakes():
         code, _, err = run("--set", f"socket={sock}", "--set", "memory.capacity")
         check(code == 2 and "memory.capacity" in err, f"{code}: {err}")
         code, _, err = run("nonsense")
-        check(code == 2 and "nonsense" in err, f"{code}: {err}")
+        check(code == 2 and "nonsense" in err and "--config" in err, f"{code}: {err}")
+        code, _, err = run("--config", path, "--config", path, "--check-config")
+        check(code == 2 and "twice" in err, f"{code}: {err}")
         code, out, err = run("--set", f"socket={sock}", "--check-config")
         check(code == 0 and not os.path.exists(sock), f"{code} {out} {err}")
         # The environment counts over the file, --set over both.
