@@ -67,9 +67,13 @@ struct kvci_disk_queue {
 	struct kvci_disk_task *first[2], **end[2]; /* reads, writes */
 	uint32_t active[2];                        /* given out, not finished */
 	uint32_t depth, write_depth;
+	/* Writes start several at a time: once write_depth are active, none until no more than write_low are. */
+	uint32_t write_low;
+	bool write_full;
 };
 
-void kvci_disk_queue_init(struct kvci_disk_queue *queue, uint32_t depth);
+/* grouped: writes are to start several at a time, which suits an engine whose one thread takes all that may start. */
+void kvci_disk_queue_init(struct kvci_disk_queue *queue, uint32_t depth, bool grouped);
 void kvci_disk_queue_fini(struct kvci_disk_queue *queue);
 /* These want the lock held. take: NULL when nothing may start now. */
 void kvci_disk_queue_push(struct kvci_disk_queue *queue, struct kvci_disk_task *task);

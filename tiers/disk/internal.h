@@ -167,7 +167,7 @@ void kvci_disk_health(struct kvci_disk_tier *tier, bool write, kvc_status_t stat
 
 /* ---- reclaim (reclaim.c) ---- */
 
-enum { KVCI_RECLAIM_BATCH = 64, KVCI_RECLAIM_MOVERS = 4, KVCI_RECLAIM_SHARE_PERCENT = 25, KVCI_DISK_FREE_SEGMENTS = 2 };
+enum { KVCI_RECLAIM_BATCH = 256, KVCI_RECLAIM_MOVERS = 4, KVCI_RECLAIM_SHARE_PERCENT = 25, KVCI_DISK_FREE_SEGMENTS = 2 };
 
 struct kvci_disk_mover {
 	struct kvc_tier_request request;

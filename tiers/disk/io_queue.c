@@ -2,11 +2,13 @@
  * The queue of tasks before the device; see disk_io.h. */
 #include "tiers/disk/disk_io.h"
 
-void kvci_disk_queue_init(struct kvci_disk_queue *queue, uint32_t depth)
+void kvci_disk_queue_init(struct kvci_disk_queue *queue, uint32_t depth, bool grouped)
 {
 	pthread_mutex_init(&queue->lock, NULL);
 	queue->depth = depth;
 	queue->write_depth = depth > 1 ? depth - (depth + 3) / 4 : 1;
+	queue->write_low = queue->write_depth - (grouped ? (queue->write_depth + 2) / 3 : 1);
+	queue->write_full = false;
 	for (int kind = 0; kind < 2; kind++) {
 		queue->first[kind] = NULL;
 		queue->end[kind] = &queue->first[kind];
@@ -33,7 +35,7 @@ static int queue_next(const struct kvci_disk_queue *queue)
 		return -1;
 	if (queue->first[0] != NULL)
 		return 0;
-	return queue->first[1] != NULL && queue->active[1] < queue->write_depth ? 1 : -1;
+	return queue->first[1] != NULL && !queue->write_full ? 1 : -1;
 }
 
 bool kvci_disk_queue_ready(const struct kvci_disk_queue *queue)
@@ -53,12 +55,14 @@ struct kvci_disk_task *kvci_disk_queue_take(struct kvci_disk_queue *queue)
 	if (queue->first[kind] == NULL)
 		queue->end[kind] = &queue->first[kind];
 	queue->active[kind]++;
+	queue->write_full |= queue->active[1] >= queue->write_depth;
 	return task;
 }
 
 void kvci_disk_queue_finish(struct kvci_disk_queue *queue, const struct kvci_disk_task *task)
 {
 	queue->active[task->write]--;
+	queue->write_full &= queue->active[1] > queue->write_low;
 }
 
 struct kvci_disk_task *kvci_disk_queue_cut(struct kvci_disk_queue *queue)

@@ -128,7 +128,7 @@ kvc_status_t kvci_disk_io_threads_create(uint32_t depth, struct kvci_disk_io **r
 	if (io == NULL)
 		return KVC_NO_MEMORY;
 	io->io.ops = &io_threads_ops;
-	kvci_disk_queue_init(&io->queue, count);
+	kvci_disk_queue_init(&io->queue, count, false);
 	count += IO_THREADS_SPARE;
 	pthread_cond_init(&io->wake, NULL);
 	sigfillset(&all); /* signals are the owner's */

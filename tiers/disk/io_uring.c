@@ -457,6 +457,14 @@ static bool uring_probe(struct io_uring *ring)
 	return whole;
 }
 
+/* The thread sleeps in the ring or is on its way there: no need to interrupt it for each thing that ended, where the kernel can do without (5.19). */
+static int uring_queue_init(unsigned entries, struct io_uring *ring)
+{
+	int result = io_uring_queue_init(entries, ring, IORING_SETUP_COOP_TASKRUN);
+
+	return result == -EINVAL ? io_uring_queue_init(entries, ring, 0) : result;
+}
+
 static kvc_status_t uring_start(struct io_uring_engine *engine)
 {
 	sigset_t all, before;
@@ -466,7 +474,7 @@ static kvc_status_t uring_start(struct io_uring_engine *engine)
 	if (engine->wake_fd < 0)
 		return kvc_status_from_errno(errno);
 	/* Room for all of the depth, in halves, and the wake, also when each comes back to be prepared again. */
-	result = io_uring_queue_init(2 * (2 * engine->queue.depth + 1), &engine->ring, 0);
+	result = uring_queue_init(2 * (2 * engine->queue.depth + 1), &engine->ring);
 	if (result < 0)
 		return KVC_UNSUPPORTED;
 	engine->ring_ready = true;
@@ -493,7 +501,7 @@ kvc_status_t kvci_disk_io_uring_create(uint32_t depth, enum kvci_disk_register r
 	engine->registering = registering;
 	engine->wake_fd = -1;
 	pthread_mutex_init(&engine->regions_lock, NULL);
-	kvci_disk_queue_init(&engine->queue, depth);
+	kvci_disk_queue_init(&engine->queue, depth, true);
 	status = uring_start(engine);
 	if (status != KVC_OK) {
 		uring_destroy(&engine->io);

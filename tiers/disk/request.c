@@ -101,8 +101,18 @@ void kvci_disk_op_begun(struct kvci_disk_ended *ended)
 	pthread_mutex_unlock(&ended->lock);
 }
 
-/* As long as the device has more than it works on, the owner hears of what ended in groups: waking it up for each costs more than what it
- * then does. The last ones always ring, and what is held back is never all that is under way. Of what was read, little is held back. */
+/* The owner hears of what ended in groups: waking it up for each costs more than what it then does. What is held back is never all that is
+ * under way, and while the owner has more to write the device keeps all it works on. Of reads, for which somebody waits, little is held back, and only as
+ * long as the device has more than it works on; of writes as many as have still to end. */
+static bool request_ended_enough(const struct kvci_disk_tier *tier, const struct kvci_disk_ended *ended)
+{
+	if (ended->count >= REQUEST_ENDED_MAX)
+		return true;
+	if (ended == &tier->ended[1])
+		return ended->count >= ended->active;
+	return ended->bytes >= REQUEST_ENDED_BYTES_MAX || ended->active <= tier->options.queue_depth;
+}
+
 void kvci_disk_op_ended(struct kvci_disk_tier *tier, struct kvci_disk_ended *ended, struct kvci_job *job, uint64_t read_bytes)
 {
 	struct kvci_job *list = NULL, *next;
@@ -113,7 +123,8 @@ void kvci_disk_op_ended(struct kvci_disk_tier *tier, struct kvci_disk_ended *end
 	ended->end = &job->next;
 	ended->active--;
 	ended->bytes += read_bytes;
-	if (++ended->count >= REQUEST_ENDED_MAX || ended->bytes >= REQUEST_ENDED_BYTES_MAX || ended->active <= tier->options.queue_depth) {
+	ended->count++;
+	if (request_ended_enough(tier, ended)) {
 		list = ended->first;
 		ended->first = NULL;
 		ended->end = &ended->first;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The disk tier's engines by themselves: writes in two parts, from memory that the kernel has registered and from memory that it has not; short ones
- * and failing ones complete once. */
+ * and failing ones complete once. And the queue before them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -215,6 +215,88 @@ static void test_disk_io__destroyed_with_writes_under_way__each_completes_once(v
 	assert_int_equal(kvci_disk_io_threads_create(DEPTH, &rig->io), KVC_OK); /* for teardown */
 }
 
+/* ---- the queue ---- */
+
+enum { QUEUE_DEPTH = 16, QUEUE_WRITES = 12, QUEUE_GROUP = 4 }; /* of 16, 12 may be writes; a third of them starts together */
+
+static unsigned queue_take_all(struct kvci_disk_queue *queue)
+{
+	unsigned count = 0;
+
+	while (kvci_disk_queue_ready(queue)) {
+		assert_non_null(kvci_disk_queue_take(queue));
+		count++;
+	}
+	assert_null(kvci_disk_queue_take(queue));
+	return count;
+}
+
+static void test_disk_queue__writes_end_one_by_one__start_in_groups(void **state)
+{
+	struct kvci_disk_task writes[32] = {0}, reads[2] = {0};
+	struct kvci_disk_queue queue;
+
+	kvci_disk_queue_init(&queue, QUEUE_DEPTH, true);
+	for (unsigned i = 0; i < 32; i++) {
+		writes[i].write = true;
+		kvci_disk_queue_push(&queue, &writes[i]);
+	}
+	assert_int_equal(queue_take_all(&queue), QUEUE_WRITES);
+	for (unsigned i = 1; i < QUEUE_GROUP; i++) {
+		kvci_disk_queue_finish(&queue, &writes[0]);
+		assert_int_equal(queue_take_all(&queue), 0);
+	}
+	kvci_disk_queue_push(&queue, &reads[0]); /* reads wait for nothing */
+	assert_ptr_equal(kvci_disk_queue_take(&queue), &reads[0]);
+	kvci_disk_queue_finish(&queue, &writes[0]);
+	assert_int_equal(queue_take_all(&queue), QUEUE_GROUP);
+	kvci_disk_queue_fini(&queue);
+}
+
+static void test_disk_queue__not_grouped__each_end_starts_one(void **state)
+{
+	struct kvci_disk_task writes[32] = {0};
+	struct kvci_disk_queue queue;
+
+	kvci_disk_queue_init(&queue, QUEUE_DEPTH, false);
+	for (unsigned i = 0; i < 32; i++) {
+		writes[i].write = true;
+		kvci_disk_queue_push(&queue, &writes[i]);
+	}
+	assert_int_equal(queue_take_all(&queue), QUEUE_WRITES);
+	for (unsigned i = 0; i < 4; i++) {
+		kvci_disk_queue_finish(&queue, &writes[0]);
+		assert_int_equal(queue_take_all(&queue), 1);
+	}
+	kvci_disk_queue_fini(&queue);
+}
+
+/* With any depth something may start again before all has ended, or right when it has. */
+static void test_disk_queue__any_depth__never_stands_still(void **state)
+{
+	for (uint32_t depth = 1; depth <= 64; depth++) {
+		struct kvci_disk_task writes[256] = {0};
+		struct kvci_disk_queue queue;
+		unsigned active, taken;
+
+		kvci_disk_queue_init(&queue, depth, true);
+		for (unsigned i = 0; i < 256; i++) {
+			writes[i].write = true;
+			kvci_disk_queue_push(&queue, &writes[i]);
+		}
+		for (active = taken = queue_take_all(&queue); active != 0; active--) {
+			unsigned more;
+
+			kvci_disk_queue_finish(&queue, &writes[0]);
+			more = queue_take_all(&queue);
+			active += more;
+			taken += more;
+		}
+		assert_int_equal(taken, 256);
+		kvci_disk_queue_fini(&queue);
+	}
+}
+
 int main(int argc, char **argv)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -224,13 +306,19 @@ int main(int argc, char **argv)
 		CASE(test_disk_io__no_room_for_all__error_after_what_fits),
 		CASE(test_disk_io__destroyed_with_writes_under_way__each_completes_once),
 	};
+	const struct CMUnitTest queue_tests[] = {
+		cmocka_unit_test(test_disk_queue__writes_end_one_by_one__start_in_groups),
+		cmocka_unit_test(test_disk_queue__not_grouped__each_end_starts_one),
+		cmocka_unit_test(test_disk_queue__any_depth__never_stands_still),
+	};
 	struct kvci_disk_io *io;
 	int failed;
 
 	(void)argc;
 	(void)argv;
 	signal(SIGXFSZ, SIG_IGN);
-	failed = cmocka_run_group_tests_name("threads", tests, NULL, NULL);
+	failed = cmocka_run_group_tests_name("queue", queue_tests, NULL, NULL);
+	failed += cmocka_run_group_tests_name("threads", tests, NULL, NULL);
 	if (kvci_disk_io_uring_create(DEPTH, KVCI_DISK_REGISTER_AUTO, &io) != KVC_OK) {
 		print_message("no io_uring here\n");
 		return failed;
