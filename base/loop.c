@@ -19,6 +19,7 @@
 enum {
 	LOOP_EVENTS = 64, /* taken from the kernel a turn */
 	LOOP_HEAP_FIRST = 16,
+	LOOP_SHORT_NS = 50 * 1000, /* steps shorter are not looked at closer */
 	LOOP_SOON = 4, /* times spin_ns: a wait that ended so soon, waking up included, may be spun next time */
 };
 
@@ -43,7 +44,7 @@ struct kvci_loop {
 	uint64_t now_ns;
 	uint64_t longest_step_ns;
 	uint64_t longest_step_cpu_ns;
-	uint64_t turn_cpu_ns; /* of the thread when this turn began */
+	uint64_t step_cpu_ns; /* of the thread when this turn began, or its last long step ended */
 	struct kvci_watch *watches;
 	struct kvci_watch *dead;
 	struct kvci_timer **heap; /* least due_ns first; heap_index of each timer is its place here */
@@ -285,19 +286,23 @@ static uint64_t loop_cpu_ns(void)
 /* Takes the time since *begin_ns as a step and starts the next. */
 static void loop_step_end(struct kvci_loop *loop, uint64_t *begin_ns)
 {
-	uint64_t end_ns = kvci_clock_ns();
+	uint64_t end_ns = kvci_clock_ns(), cpu_ns;
 
 	if (end_ns - *begin_ns > loop->longest_step_ns)
 		loop->longest_step_ns = end_ns - *begin_ns;
-	/* Reading the CPU clock is a system call: only a step that may be the longest is worth one. */
-	if (end_ns - *begin_ns > loop->longest_step_cpu_ns) {
-		uint64_t cpu_ns = loop_cpu_ns() - loop->turn_cpu_ns;
+	/* Reading the CPU clock is a system call: a short step is taken as all CPU time, and a long one with the short ones before it. */
+	if (end_ns - *begin_ns < LOOP_SHORT_NS) {
+		cpu_ns = end_ns - *begin_ns;
+	} else {
+		uint64_t now_cpu_ns = loop_cpu_ns();
 
+		cpu_ns = now_cpu_ns - loop->step_cpu_ns;
 		if (cpu_ns > end_ns - *begin_ns)
 			cpu_ns = end_ns - *begin_ns;
-		if (cpu_ns > loop->longest_step_cpu_ns)
-			loop->longest_step_cpu_ns = cpu_ns;
+		loop->step_cpu_ns = now_cpu_ns;
 	}
+	if (cpu_ns > loop->longest_step_cpu_ns)
+		loop->longest_step_cpu_ns = cpu_ns;
 	*begin_ns = end_ns;
 }
 
@@ -318,7 +323,7 @@ kvc_status_t kvci_loop_turn(struct kvci_loop *loop, uint64_t timeout_ns)
 	if (count < 0 && errno != EINTR)
 		return kvc_status_from_errno(errno);
 
-	loop->turn_cpu_ns = loop_cpu_ns();
+	loop->step_cpu_ns = loop_cpu_ns();
 	loop->now_ns = step_ns = kvci_clock_ns();
 	loop->in_turn = true;
 	for (int i = 0; i < count; i++) {

@@ -46,8 +46,8 @@ kvc_status_t kvci_loop_turn(struct kvci_loop *loop, uint64_t timeout_ns);
 void kvci_loop_stop(struct kvci_loop *loop); /* any thread, and async-signal-safe */
 /* Longest callback since the last call of this, ns. */
 uint64_t kvci_loop_longest_step_ns(struct kvci_loop *loop);
-/* The same in CPU time of the thread, without what other processes took meanwhile: at least what the longest of them used, at most that and what
- * came before it in its turn. */
+/* The same in CPU time of the thread, without what other processes took meanwhile: at least what the longest of them used, at most that and the
+ * short ones (under 50 us) right before it in its turn. */
 uint64_t kvci_loop_longest_step_cpu_ns(struct kvci_loop *loop);
 
 #endif

@@ -17,7 +17,7 @@
 
 #include <kvcask/status.h>
 
-enum { BENCH_COUNTS_MAX = 16, BENCH_PAIRS_MIN = 9 };
+enum { BENCH_COUNTS_MAX = 20, BENCH_PAIRS_MIN = 9 };
 
 struct bench_options {
 	bool json;

@@ -372,6 +372,47 @@ static void test_loop__busy_callback__is_the_longest_step_in_cpu_time(void **sta
 	assert_int_equal(kvci_loop_longest_step_cpu_ns(fixture->loop), 0);
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (uint64_t)now.tv_sec * KVCI_SECOND + (uint64_t)now.tv_nsec;
+}
+
+static void on_measured_timer(void *context)
+{
+	uint64_t begin_ns = thread_cpu_ns(), until_ns = begin_ns + 20 * KVCI_MS, used_ns;
+
+	on_busy_timer(&until_ns);
+	used_ns = thread_cpu_ns() - begin_ns;
+	if (used_ns > *(uint64_t *)context)
+		*(uint64_t *)context = used_ns;
+}
+
+static void on_sleeping_timer(void *context)
+{
+	usleep(60000);
+}
+
+/* The longest by the clock comes last in its turn and sleeps: what the others used before it is not its. */
+static void test_loop__idle_callback_after_busy_ones__does_not_inherit_their_cpu_time(void **state)
+{
+	struct fixture *fixture = *state;
+	uint64_t most_ns = 0, longest_ns;
+	struct kvci_timer timers[3] = {
+		{.run = on_measured_timer, .context = &most_ns},
+		{.run = on_measured_timer, .context = &most_ns},
+		{.run = on_sleeping_timer},
+	};
+
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(kvci_loop_timer_arm(fixture->loop, &timers[i], i + 1), KVC_OK);
+	assert_int_equal(kvci_loop_turn(fixture->loop, 0), KVC_OK);
+	longest_ns = kvci_loop_longest_step_cpu_ns(fixture->loop);
+	assert_in_range(longest_ns, 19 * KVCI_MS, most_ns + 10 * KVCI_MS);
+}
+
 /* ---- stop ---- */
 
 static void *stop_from_outside(void *context)
@@ -436,6 +477,7 @@ int main(void)
 		LOOP_TEST(test_loop__kernel_without_fine_waits__timers_come_without_spinning),
 		LOOP_TEST(test_loop__slow_callback__is_the_longest_step_until_asked),
 		LOOP_TEST(test_loop__busy_callback__is_the_longest_step_in_cpu_time),
+		LOOP_TEST(test_loop__idle_callback_after_busy_ones__does_not_inherit_their_cpu_time),
 		LOOP_TEST(test_loop__stopped_from_a_thread__run_returns),
 		LOOP_TEST(test_loop__stopped_before_run__returns_at_once_and_can_run_again),
 		LOOP_TEST(test_loop__stopped_by_a_signal_handler__run_returns),
