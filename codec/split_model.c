@@ -99,17 +99,18 @@ static void model_classes(struct split_model *model, const struct split_counts *
 	kvci_rans_map_sort(model->channels, channels, model->classes);
 }
 
-/* What was not counted may have any symbol in the range of all. */
-static void model_allow(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count, uint8_t magnitude)
+/* What was not counted may have any symbol in the range of all. Of symbols that are magnitudes. */
+static void model_allow(const struct split_model *model, struct split_counts *counts, const uint8_t *symbols, size_t count)
 {
 	struct split_range range;
 
-	split_kernel()->range(symbols, count, magnitude, &range);
-	for (uint32_t i = 0; i < model->classes * 256; i++) {
-		uint8_t symbol = i & magnitude;
+	split_kernel()->range(symbols, count, 0xff, &range);
+	for (uint32_t class = 0; class < model->classes; class++) {
+		uint32_t *here = counts->found.symbols[0] + (size_t)class * 256;
 
-		if ((symbol >= range.least && symbol <= range.most) || (symbol == 0 && range.has_0))
-			counts->found.symbols[0][i] += counts->found.symbols[0][i] == 0;
+		here[0] += range.has_0 && here[0] == 0;
+		for (uint32_t symbol = range.least; symbol <= range.most; symbol++)
+			here[symbol] += here[symbol] == 0;
 	}
 }
 
@@ -134,7 +135,7 @@ bool split_model_fit(struct split_model *model, struct split_counts *counts, con
 	}
 	kvci_rans_map_count(&model->map, model->classes, symbols, count, step, sparse, &counts->found);
 	if (step != 1 || sparse != 1)
-		model_allow(model, counts, symbols, count, magnitude);
+		model_allow(model, counts, symbols, count);
 	for (uint32_t class = 0; class < model->classes; class++)
 		kvci_rans_normalise(counts->found.symbols[0] + (size_t)class * 256, model->frequencies[class]);
 	return step != 1 || sparse != 1;
@@ -142,7 +143,8 @@ bool split_model_fit(struct split_model *model, struct split_counts *counts, con
 
 size_t split_model_predict(const struct split_model *model, const struct split_counts *counts, size_t count)
 {
-	double bits = 0, counted = 0;
+	double bits = 0;
+	uint64_t counted = 0;
 
 	for (uint32_t class = 0; class < model->classes; class++)
 		for (uint32_t symbol = 0; symbol < 256; symbol++) {
@@ -152,7 +154,7 @@ size_t split_model_predict(const struct split_model *model, const struct split_c
 			if (here != 0)
 				bits += here * (double)(KVCI_RANS_BITS - log2f(model->frequencies[class][symbol]));
 		}
-	return counted == 0 ? 0 : (size_t)(bits / 8 * (double)count / counted);
+	return counted == 0 ? 0 : (size_t)(bits / 8 * (double)count / (double)counted);
 }
 
 size_t split_model_bytes_max(const struct split_model *model)
