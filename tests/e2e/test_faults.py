@@ -33,7 +33,7 @@ PAUSES = {} if harness.LONG else {"disk__circuit_open": "100ms", "disk__circuit_
 
 
 class Late(AssertionError):
-    """Late, or something that a busy machine keeps from happening, such as a match in 20 ms."""
+    """Late, or something that a busy machine keeps from happening, such as a match in time."""
 
 
 def again(case, *arguments) -> None:

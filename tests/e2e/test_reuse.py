@@ -18,7 +18,7 @@ ASKED = ("match_hits", "match_misses", "match_timeouts", "match_failures")
 
 
 def generate(engine: Engine, prompts: list, tokens: int, cached: list[int], what: str, **ask) -> tuple[list, dict, dict]:
-    """Results, and the connector's counters before and after. 20 ms for a match are too few on a machine that does other things, and then the connector
+    """Results, and the connector's counters before and after. A match may come late on a machine that does other things, and then the connector
     asks nothing for a while: where that is what happened, once more."""
     for left in (4, 3, 2, 1, 0):
         before = engine.kvcask()

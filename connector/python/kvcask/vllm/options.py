@@ -35,7 +35,7 @@ TABLE = (
     Option("load_share", float, 0.5, "share of the time to recompute that a load may take", 0.01, 100),
     Option("load_failure", ("recompute", "fail"), "recompute", "what vLLM does with a request whose load failed (sets kv_load_failure_policy)"),
     Option("match_wait_ms", float, 2.0, "longest time the scheduler waits for one answer", 0, 1000),
-    Option("match_limit_ms", float, 20.0, "after this long without an answer: nothing is stored, and a pause", 0.1, 60000),
+    Option("match_limit_ms", float, "auto", "no answer by then: nothing is stored, and a pause; auto: 2 % of the time to recompute, 20 ms at least", 0.1, 60000, True),
     Option("store_deadline_ms", float, 1000.0, "a store not done by then is given up", 1, 600000),
     Option("store_queue_mib", float, 512.0, "bytes being stored at a time; beyond it blocks are dropped and counted", 1, 1 << 20),
     Option("codec", str, "", "loss allowed to blocks that leave memory: a codec (int8, kv4:group=64), or max_kl=0.002; empty: none"),

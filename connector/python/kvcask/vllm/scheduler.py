@@ -2,7 +2,7 @@
 """The scheduler's half of the connector: asks what is stored, decides what is loaded and stored, never waits long.
 
     request arrives      a match goes out with a lease, so that loads from the disk start at once
-    scheduler asks       the answer, waited for 2 ms at most; else "ask again", 20 ms in all, then nothing and a pause
+    scheduler asks       the answer, waited for 2 ms at most; else "ask again", 2 % of the prefill in all, then nothing and a pause
     blocks allocated     the load goes to the worker with the step's metadata
     each step            full blocks of accepted tokens that became complete go to the worker to be stored
     load is over         the lease is given back; what failed is recomputed, and stored then
@@ -32,6 +32,10 @@ ROOT = bytes(32)
 # A guess of the prefill's speed until a step was measured, and the least a load is given.
 FIRST_TOKENS_A_SECOND = 5000.0
 DEADLINE_LEAST = 0.1
+# An answer is waited for this long at least, and for this share of the time to recompute; the first one, of a prompt whose time nobody knows, for so long.
+MATCH_LEAST = 0.02
+MATCH_SHARE = 0.02
+MATCH_FIRST = 0.1
 # Steps with fewer tokens say nothing about the speed of a prefill.
 RATE_TOKENS_LEAST = 128
 
@@ -292,7 +296,7 @@ class SchedulerHalf:
             return 0, False
         if tracked.op is None and (tracked.match is None or self._is_worth_asking_again(tracked, computed)):
             self._ask(tracked)
-        if tracked.op is not None and not self._take_answer(tracked):
+        if tracked.op is not None and not self._take_answer(tracked, request.num_tokens - computed):
             return None, False
         tracked.first_token = computed
         matched = tracked.match.matched_blocks
@@ -322,15 +326,19 @@ class SchedulerHalf:
             return True
         return False
 
-    def _take_answer(self, tracked: Tracked) -> bool:
-        """False: not yet, ask again."""
-        options = self._options
-        spent = time.monotonic() - tracked.asked
-        patience = max(0.0, min(options.match_wait_ms, options.match_limit_ms - spent * 1e3)) / 1e3
+    def _match_limit(self, tokens: int) -> float:
+        if self._options.match_limit_ms != "auto":
+            return self._options.match_limit_ms / 1e3
+        return max(MATCH_LEAST, MATCH_SHARE * tokens / self._rate) if self._rate else MATCH_FIRST
+
+    def _take_answer(self, tracked: Tracked, tokens: int) -> bool:
+        """tokens: computed if nothing is found. False: not yet, ask again."""
+        limit = tracked.asked + self._match_limit(tokens)
+        patience = max(0.0, min(self._options.match_wait_ms / 1e3, limit - time.monotonic()))
         op = tracked.op
         status = op.wait(patience) if patience > 0 else op.status()
         if status == kv.PENDING:
-            if time.monotonic() - tracked.asked < options.match_limit_ms / 1e3:
+            if time.monotonic() < limit:
                 return False
             status = kv.TIMED_OUT
         tracked.op = None
