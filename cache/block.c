@@ -5,6 +5,8 @@
  */
 #include "cache/internal.h"
 
+enum { BLOCK_TOUCH_AHEAD = 16 /* blocks whose lines are on their way */ };
+
 /* Nobody could drop it by its key any more, yet it would be back at the next start: the disk forgets it, too. */
 static void block_forget_all(struct kvci_cache *cache, uint32_t number)
 {
@@ -158,6 +160,7 @@ void kvci_block_memory_leave(struct kvci_cache *cache, uint32_t number)
 	struct kvci_block *block = kvci_block_at(cache, number);
 	struct kvci_arena *arena = cache->slabs[block->spot.slot]->arena;
 
+	cache->leaves++;
 	cache->config.policy->remove(arena->policy, number);
 	arena->block_count--;
 	block_count(cache, block, -1);
@@ -203,6 +206,7 @@ void kvci_block_forget_one(struct kvci_cache *cache, uint32_t number, enum kvci_
 		return;
 	if ((block->flags & KVCI_BLOCK_QUEUED) != 0)
 		kvci_write_cancel(cache, number, false);
+	cache->leaves++;
 	block_count(cache, block, -1);
 	block->place = (struct kvc_place){ 0 };
 	block->flags |= (uint16_t)(KVCI_BLOCK_DEAD | (unsigned)cause << KVCI_BLOCK_CAUSE_SHIFT);
@@ -281,6 +285,28 @@ void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, u
 		if (arena != run) {
 			block_touch_run(cache, run, numbers + i + 1, end - i - 1);
 			run = arena;
+			end = i + 1;
+		}
+	}
+	block_touch_run(cache, run, numbers, end);
+}
+
+/* A chain lies in memory in one order or the other, and of each block the second line is all there is to it: they come by themselves. */
+void kvci_block_touch_memory(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count)
+{
+	uint32_t now = kvci_cache_time(cache), end = count; /* [i, end): a run in one arena */
+	struct kvci_arena *run = NULL;
+
+	for (uint32_t i = count; i-- > 0;) {
+		struct kvci_block *block = kvci_block_at(cache, numbers[i]);
+		struct kvci_slab *slab = cache->slabs[block->spot.slot];
+		if (i >= BLOCK_TOUCH_AHEAD)
+			__builtin_prefetch(&kvci_block_at(cache, numbers[i - BLOCK_TOUCH_AHEAD])->last_used, 1);
+		block->last_used = now;
+		slab->newest_use_ns = cache->now_ns;
+		if (slab->arena != run) {
+			block_touch_run(cache, run, numbers + i + 1, end - i - 1);
+			run = slab->arena;
 			end = i + 1;
 		}
 	}

@@ -120,6 +120,7 @@ kvc_status_t kvci_cache_create(const struct kvci_cache_config *config, const str
 	kvci_cache_enter(cache);
 	cache->start_ns = cache->now_ns;
 	cache->orphans = KVCI_NONE;
+	cache->leaves = 1;
 	cache_init_lists(cache);
 	kvci_key_seed_make(&cache->seed);
 	cache->lease_seed = cache->seed.word[1] ^ cache->seed.word[3];

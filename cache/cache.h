@@ -193,8 +193,9 @@ struct kvci_match {
 	enum kvci_miss end;       /* why it ended; NONE: all matched */
 	uint8_t *exists;          /* in: NULL or count bytes, out: with EXISTS 1 or 0 each */
 	/* in: NULL, or (neither EXISTS nor LEASE) room for the numbers of all shards' blocks of count keys; out: of what matched. They are not
-	 * touched then: kvci_cache_match_touch_blocks follows. */
+	 * touched then, only their hits counted: kvci_cache_match_touch_blocks follows. */
 	uint32_t *numbers;
+	uint64_t as_of; /* with numbers, kept from piece to piece: for kvci_cache_match_touch_blocks */
 };
 /* OK (also when nothing matched), RETRY or CALLER classes. Repeating a leased match under the same request id returns the same lease
  * (its blocks; new ones are added when the key list is longer). NOT_FOUND for a later piece: the lease has not what came before, or has other keys here;
@@ -204,8 +205,7 @@ kvc_status_t kvci_cache_match(struct kvci_cache *cache, uint32_t client, struct 
 void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client, const uint8_t request_id[KVCI_REQUEST_ID_BYTES],
                             uint32_t first, uint32_t count);
 /* The same for keys [first, first + count) of a match without a lease, whose block numbers it gave; blocks that are gone by now are passed over. */
-void kvci_cache_match_touch_blocks(struct kvci_cache *cache, uint32_t binding, const uint8_t (*hashes)[KVCI_HASH_BYTES],
-                                   const uint32_t *numbers, uint32_t first, uint32_t count);
+void kvci_cache_match_touch_blocks(struct kvci_cache *cache, const struct kvci_match *match, uint32_t first, uint32_t count);
 
 /* Where a block's record is in memory. */
 struct kvci_extent {

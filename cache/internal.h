@@ -374,6 +374,7 @@ struct kvci_cache {
 	uint8_t *head_scratch; /* KVCI_RECORD_HEAD_BYTES_MAX, aligned */
 	uint32_t *match_scratch;
 	uint32_t match_room;
+	uint64_t leaves; /* how often a block left memory or lost its key, and 1 */
 
 	uint32_t sweep_cursor;
 	uint32_t sweep_left; /* blocks still to look at */
@@ -463,6 +464,13 @@ void kvci_block_evict(struct kvci_cache *cache, uint32_t number);
 bool kvci_block_reap(struct kvci_cache *cache, uint32_t number);
 /* They are in use: from last to first, so that the end of a chain leaves memory before its beginning. hits: what each gains. */
 void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, uint32_t hits);
+/* The same for blocks that are all in memory; hits are not counted. */
+void kvci_block_touch_memory(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count);
+static inline void kvci_block_hit(struct kvci_cache *cache, uint32_t number)
+{
+	struct kvci_block *block = kvci_block_at(cache, number);
+	block->hits = (uint16_t)(block->hits + (block->hits != UINT16_MAX));
+}
 void kvci_block_extent(const struct kvci_cache *cache, const struct kvci_block *block, struct kvci_extent *ret_extent);
 /* What a dead or unreachable block answers to a load. */
 kvc_status_t kvci_miss_status(enum kvci_miss miss);

@@ -11,7 +11,6 @@
 
 enum {
 	MATCH_GROUP = 256,
-	MATCH_TOUCH_AHEAD = 16, /* blocks whose lines are on their way */
 	MATCH_BLOCKS_MAX = 4 << 20, /* of all shards, in one match */
 };
 
@@ -187,6 +186,8 @@ static void match_prefix_rows(struct kvci_cache *cache, const struct kvci_bindin
 			if (match->end != KVCI_MISS_NONE)
 				return;
 			match_hit(match, on_disk);
+			for (uint32_t shard = 0; match->numbers != NULL && shard < binding->shard_count; shard++)
+				kvci_block_hit(cache, rows[(size_t)i * binding->shard_count + shard]);
 		}
 		first += n;
 	}
@@ -210,20 +211,28 @@ static void match_prefix(struct kvci_cache *cache, const struct kvci_binding *bi
 			if (match->end != KVCI_MISS_NONE)
 				return;
 			match_hit(match, on_disk);
+			if (match->numbers != NULL)
+				kvci_block_hit(cache, numbers[i]);
 		}
 		first += n;
 	}
 }
 
-/* They were used. What is not on the disk may be worth writing now. */
-static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count)
+/* What is not on the disk may be worth writing now. */
+static void match_write_touched(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count)
 {
-	kvci_block_touch_chain(cache, numbers, count, 1);
 	if (!kvci_cache_has_disk(cache) || cache->config.write_mode == KVCI_WRITE_OFF)
 		return;
 	for (uint32_t i = 0; i < count; i++)
 		if (kvci_block_at(cache, numbers[i])->place.generation == 0)
 			kvci_write_touched(cache, numbers[i]);
+}
+
+/* They were used. hits: what each gains. */
+static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, uint32_t hits)
+{
+	kvci_block_touch_chain(cache, numbers, count, hits);
+	match_write_touched(cache, numbers, count);
 }
 
 /* ---- leases ---- */
@@ -382,7 +391,7 @@ static kvc_status_t match_lease(struct kvci_cache *cache, struct kvci_client *cl
 	uint32_t width = kvci_lease_width(lease), count = (match->matched - match->first) * width;
 	uint32_t *piece = lease->blocks + (size_t)match->first * width;
 	if ((match->flags & KVCI_MATCH_NO_TOUCH) == 0)
-		match_touch(cache, piece, count);
+		match_touch(cache, piece, count, 1);
 	if (match->on_disk != 0)
 		match_start_reads(cache, piece, count);
 	return KVC_OK;
@@ -398,7 +407,7 @@ void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client_id, const 
 	if (lease == NULL || first > lease->count || count > lease->count - first)
 		return;
 	uint32_t width = kvci_lease_width(lease);
-	match_touch(cache, lease->blocks + (size_t)first * width, count * width);
+	match_touch(cache, lease->blocks + (size_t)first * width, count * width, 1);
 }
 
 /* A block that a match found a moment ago and that may have died since, by another's hand: its number may be another's by now. */
@@ -408,10 +417,9 @@ static inline bool match_is_still(const struct kvci_block *block, const uint8_t 
 	       memcmp(block->key.hash, hash, KVCI_HASH_BYTES) == 0;
 }
 
-void kvci_cache_match_touch_blocks(struct kvci_cache *cache, uint32_t binding_number, const uint8_t (*hashes)[KVCI_HASH_BYTES],
-                                   const uint32_t *numbers, uint32_t first, uint32_t count)
+void kvci_cache_match_touch_blocks(struct kvci_cache *cache, const struct kvci_match *match, uint32_t first, uint32_t count)
 {
-	const struct kvci_binding *binding = kvci_binding_get(cache, binding_number);
+	const struct kvci_binding *binding = kvci_binding_get(cache, match->binding);
 	uint32_t alive[MATCH_GROUP], at = MATCH_GROUP; /* filled from its end */
 
 	kvci_cache_enter(cache);
@@ -419,21 +427,21 @@ void kvci_cache_match_touch_blocks(struct kvci_cache *cache, uint32_t binding_nu
 		return;
 	uint32_t width = binding->shard_count;
 	size_t begin = (size_t)first * width;
-	for (size_t i = (size_t)(first + count) * width; i-- > begin;) {
-		if (i >= begin + MATCH_TOUCH_AHEAD) {
-			const uint8_t *ahead = (const uint8_t *)kvci_block_at(cache, numbers[i - MATCH_TOUCH_AHEAD]);
-			__builtin_prefetch(ahead);
-			__builtin_prefetch(ahead + sizeof(struct kvci_block) / 2);
-		}
-		if (!match_is_still(kvci_block_at(cache, numbers[i]), hashes[i / width]))
+	if (match->as_of == cache->leaves) { /* all were in memory, and none has left since */
+		kvci_block_touch_memory(cache, match->numbers + begin, count * width);
+		match_write_touched(cache, match->numbers + begin, count * width);
+		return;
+	}
+	for (size_t i = begin + (size_t)count * width; i-- > begin;) {
+		if (!match_is_still(kvci_block_at(cache, match->numbers[i]), match->hashes[i / width]))
 			continue;
-		alive[--at] = numbers[i];
+		alive[--at] = match->numbers[i];
 		if (at > 0)
 			continue;
-		match_touch(cache, alive, MATCH_GROUP);
+		match_touch(cache, alive, MATCH_GROUP, 0);
 		at = MATCH_GROUP;
 	}
-	match_touch(cache, alive + at, MATCH_GROUP - at);
+	match_touch(cache, alive + at, MATCH_GROUP - at, 0);
 }
 
 /* Checks what does not depend on keys. */
@@ -465,9 +473,13 @@ static kvc_status_t match_leading(struct kvci_cache *cache, struct kvci_client *
 	} else if (status == KVC_OK) {
 		uint32_t width = binding->shard_count;
 		uint32_t *numbers = match->numbers != NULL ? match->numbers : cache->match_scratch;
+		if (match->first == 0)
+			match->as_of = cache->leaves;
 		match_prefix(cache, binding, match, match->first, numbers);
+		if (match->on_disk != 0)
+			match->as_of = 0;
 		if (match->numbers == NULL)
-			match_touch(cache, numbers + (size_t)match->first * width, (match->matched - match->first) * width);
+			match_touch(cache, numbers + (size_t)match->first * width, (match->matched - match->first) * width, 1);
 	}
 	if (status != KVC_OK) {
 		match->matched = match->in_memory = match->on_disk = 0;

@@ -80,8 +80,7 @@ static bool match_touch_step(struct kvci_conn *conn)
 
 	work->touch -= count;
 	if (work->match.numbers != NULL)
-		kvci_cache_match_touch_blocks(conn->core->cache, work->message.binding, work->match.hashes, work->match.numbers,
-		                              work->touch, count);
+		kvci_cache_match_touch_blocks(conn->core->cache, &work->match, work->touch, count);
 	else
 		kvci_cache_match_touch(conn->core->cache, conn->client, work->message.id, work->touch, count);
 	return work->touch == 0;

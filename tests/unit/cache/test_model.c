@@ -448,7 +448,8 @@ static void model_match(struct model *m)
 		uint8_t hashes[MODEL_KEYS][KVCI_HASH_BYTES];
 		for (uint32_t i = 0; i < match.matched; i++)
 			world_hash(model_key_number(binding, first + i), hashes[i]);
-		kvci_cache_match_touch_blocks(m->world.cache, m->bindings[binding], hashes, numbers, 0, match.matched);
+		match.hashes = (const uint8_t(*)[KVCI_HASH_BYTES])hashes;
+		kvci_cache_match_touch_blocks(m->world.cache, &match, 0, match.matched);
 	}
 	for (uint32_t i = 0; i < match.matched; i++)
 		model_check_hit(m, binding, first + i, true, KVCI_MISS_NONE);

@@ -320,8 +320,7 @@ static void test_touch__plain_match_in_pieces__the_end_goes_first(void **state)
 		assert_int_equal(match.matched, PIECE);
 	}
 	for (uint32_t left = COUNT; left > 0; left -= PIECE)
-		kvci_cache_match_touch_blocks(f->world.cache, binding, (const uint8_t(*)[KVCI_HASH_BYTES])hashes, numbers, left - PIECE,
-		                              PIECE);
+		kvci_cache_match_touch_blocks(f->world.cache, &match, left - PIECE, PIECE);
 	for (uint32_t i = 0; i < 18; i++)
 		assert_int_equal(world_store(&f->world, 1, binding, 2000 + i, i), KVC_OK);
 	uint8_t exists[COUNT];
