@@ -433,15 +433,6 @@ static void index_probe_on(const struct index *index, const struct index_probe *
 	__builtin_prefetch(ret_probe->slots);
 }
 
-static inline void index_fetch_block(const struct kvci_index *public, uint32_t number)
-{
-	const uint8_t *block = kvci_index_block(public, number);
-
-	__builtin_prefetch(block);
-	if (public->block_bytes > INDEX_LINE_BYTES)
-		__builtin_prefetch(block + INDEX_LINE_BYTES);
-}
-
 /* Batches: while the lines of one batch's blocks are on their way, the next one is started. A key that its group does not decide (one in
  * twenty at a usual load) goes into the next batch with the group after. */
 void kvci_index_find_many(const struct kvci_index *public, uint32_t binding, const uint8_t (*hashes)[KVCI_HASH_BYTES],
@@ -460,7 +451,7 @@ void kvci_index_find_many(const struct kvci_index *public, uint32_t binding, con
 			const struct index_probe *probe = &probes[turn][i];
 			int64_t found = index_probe_group(probe);
 			if (found >= 0 && found != KVCI_INDEX_NONE) {
-				index_fetch_block(public, (uint32_t)found);
+				__builtin_prefetch(kvci_index_block(public, (uint32_t)found));
 				candidates[candidate_count++] = (struct index_candidate){ .number = (uint32_t)found, .at = probe->at };
 			} else if (found == INDEX_PROBE_ON) {
 				index_probe_on(index, probe, &probes[turn ^ 1][after++]);

@@ -66,7 +66,7 @@ kvc_status_t kvci_index_add(struct kvci_index *index, uint32_t binding, const ui
                             uint32_t *ret_number);
 /* The block under a key, or KVCI_INDEX_NONE. */
 uint32_t kvci_index_find(const struct kvci_index *index, uint32_t binding, const uint8_t hash[KVCI_HASH_BYTES]);
-/* The same for `count` keys of one binding, several times faster each: numbers[i] as find would answer. Leaves the first two lines of each
+/* The same for `count` keys of one binding, several times faster each: numbers[i] as find would answer. Leaves the first line of each
  * block found in the cache when count is at most a few hundred. */
 void kvci_index_find_many(const struct kvci_index *index, uint32_t binding, const uint8_t (*hashes)[KVCI_HASH_BYTES],
                           uint32_t count, uint32_t *numbers);

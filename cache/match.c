@@ -2,8 +2,8 @@
  *
  * Match: the leading keys that hit, why the first miss missed, and the lease on what hit.
  *
- * The hot path touches two cache lines a block, fetched ahead in groups, and allocates nothing a key: block numbers go into one
- * array, which becomes the lease's.
+ * The hot path touches a line of slots and one of the block a key (with a lease both of the block), fetched ahead in groups, and allocates
+ * nothing a key: block numbers go into one array, which becomes the lease's.
  */
 #include "cache/internal.h"
 
@@ -213,6 +213,8 @@ static void match_prefix(struct kvci_cache *cache, const struct kvci_binding *bi
 			match_hit(match, on_disk);
 			if (match->numbers != NULL)
 				kvci_block_hit(cache, numbers[i]);
+			else
+				__builtin_prefetch(kvci_block_at(cache, numbers[i])->policy); /* it is leased or touched next */
 		}
 		first += n;
 	}
