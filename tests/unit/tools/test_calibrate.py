@@ -281,7 +281,7 @@ class Kept(World):
         super().setUpClass()
         cls.daemon.end()
         cls.daemon = Daemon(**{"disk.codec": "auto"})
-        cls.daemon("fault", "write:delay=200ms")
+        cls.daemon("fault", "write:delay=1s")  # so slow a disk that packing pays under a sanitizer, too
 
     def codecs(self, space):
         codecs = set()
@@ -307,7 +307,7 @@ class Kept(World):
         self.daemon("flush")
         self.assertIn("split+profile", self.codecs(space))
         coding = self.daemon.json("stat")["coding"]
-        # Whether it stays the choice is decided by the speeds measured, which a sanitizer shifts.
+        # Which of the two stays the choice is decided by the speeds measured, which a sanitizer shifts.
         self.assertIn(coding["choice_profiled"], ("split", "split+profile"))
         self.assertGreater({c["codec"]: c["load_of_raw"] for c in coding["codecs"]}["split+profile"], 0)
         self.assertIn("of raw: ", self.daemon("stat").stdout)
