@@ -267,7 +267,8 @@ static void block_touch_run(struct kvci_cache *cache, struct kvci_arena *arena, 
 		cache->config.policy->touch_chain(arena->policy, numbers, count, cache->now_ns);
 }
 
-void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, uint32_t hits)
+/* in_memory: all of them are, and hits are not counted. Then of each block the second line is all there is to it, which nobody has fetched yet. */
+static inline void block_touch(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, bool in_memory, bool hit)
 {
 	uint32_t now = kvci_cache_time(cache), end = count; /* [i, end): a run in one arena */
 	struct kvci_arena *run = NULL;
@@ -275,9 +276,12 @@ void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, u
 	for (uint32_t i = count; i-- > 0;) {
 		struct kvci_block *block = kvci_block_at(cache, numbers[i]);
 		struct kvci_arena *arena = NULL;
+		if (in_memory && i >= BLOCK_TOUCH_AHEAD)
+			__builtin_prefetch(&kvci_block_at(cache, numbers[i - BLOCK_TOUCH_AHEAD])->last_used, 1);
 		block->last_used = now;
-		block->hits = block->hits + hits > UINT16_MAX ? UINT16_MAX : (uint16_t)(block->hits + hits);
-		if ((block->flags & KVCI_BLOCK_MEMORY) != 0) {
+		if (hit)
+			kvci_block_hit(cache, numbers[i]);
+		if (in_memory || (block->flags & KVCI_BLOCK_MEMORY) != 0) {
 			struct kvci_slab *slab = cache->slabs[block->spot.slot];
 			slab->newest_use_ns = cache->now_ns;
 			arena = slab->arena;
@@ -291,26 +295,14 @@ void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, u
 	block_touch_run(cache, run, numbers, end);
 }
 
-/* A chain lies in memory in one order or the other, and of each block the second line is all there is to it: they come by themselves. */
+void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, bool hit)
+{
+	block_touch(cache, numbers, count, false, hit);
+}
+
 void kvci_block_touch_memory(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count)
 {
-	uint32_t now = kvci_cache_time(cache), end = count; /* [i, end): a run in one arena */
-	struct kvci_arena *run = NULL;
-
-	for (uint32_t i = count; i-- > 0;) {
-		struct kvci_block *block = kvci_block_at(cache, numbers[i]);
-		struct kvci_slab *slab = cache->slabs[block->spot.slot];
-		if (i >= BLOCK_TOUCH_AHEAD)
-			__builtin_prefetch(&kvci_block_at(cache, numbers[i - BLOCK_TOUCH_AHEAD])->last_used, 1);
-		block->last_used = now;
-		slab->newest_use_ns = cache->now_ns;
-		if (slab->arena != run) {
-			block_touch_run(cache, run, numbers + i + 1, end - i - 1);
-			run = slab->arena;
-			end = i + 1;
-		}
-	}
-	block_touch_run(cache, run, numbers, end);
+	block_touch(cache, numbers, count, true, false);
 }
 
 void kvci_block_extent(const struct kvci_cache *cache, const struct kvci_block *block, struct kvci_extent *ret_extent)

@@ -462,8 +462,8 @@ void kvci_block_forget_one(struct kvci_cache *cache, uint32_t number, enum kvci_
 void kvci_block_evict(struct kvci_cache *cache, uint32_t number);
 /* Forgets it when it is stale, or kept nowhere any more; true when it did. */
 bool kvci_block_reap(struct kvci_cache *cache, uint32_t number);
-/* They are in use: from last to first, so that the end of a chain leaves memory before its beginning. hits: what each gains. */
-void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, uint32_t hits);
+/* They are in use: from last to first, so that the end of a chain leaves memory before its beginning. hit: each gains one. */
+void kvci_block_touch_chain(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, bool hit);
 /* The same for blocks that are all in memory; hits are not counted. */
 void kvci_block_touch_memory(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count);
 static inline void kvci_block_hit(struct kvci_cache *cache, uint32_t number)

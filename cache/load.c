@@ -31,7 +31,7 @@ static void load_touch(struct kvci_cache *cache, const struct kvci_lease *lease,
 {
 	uint32_t width = kvci_lease_width(lease);
 
-	kvci_block_touch_chain(cache, lease->blocks + (size_t)first * width, count * width, 0);
+	kvci_block_touch_chain(cache, lease->blocks + (size_t)first * width, count * width, false);
 }
 
 /* One block has its status. With the last one the load is over, and may be gone when this returns. */

@@ -230,10 +230,10 @@ static void match_write_touched(struct kvci_cache *cache, const uint32_t *number
 			kvci_write_touched(cache, numbers[i]);
 }
 
-/* They were used. hits: what each gains. */
-static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, uint32_t hits)
+/* They were used. hit: each gains one. */
+static void match_touch(struct kvci_cache *cache, const uint32_t *numbers, uint32_t count, bool hit)
 {
-	kvci_block_touch_chain(cache, numbers, count, hits);
+	kvci_block_touch_chain(cache, numbers, count, hit);
 	match_write_touched(cache, numbers, count);
 }
 
@@ -393,7 +393,7 @@ static kvc_status_t match_lease(struct kvci_cache *cache, struct kvci_client *cl
 	uint32_t width = kvci_lease_width(lease), count = (match->matched - match->first) * width;
 	uint32_t *piece = lease->blocks + (size_t)match->first * width;
 	if ((match->flags & KVCI_MATCH_NO_TOUCH) == 0)
-		match_touch(cache, piece, count, 1);
+		match_touch(cache, piece, count, true);
 	if (match->on_disk != 0)
 		match_start_reads(cache, piece, count);
 	return KVC_OK;
@@ -409,7 +409,7 @@ void kvci_cache_match_touch(struct kvci_cache *cache, uint32_t client_id, const 
 	if (lease == NULL || first > lease->count || count > lease->count - first)
 		return;
 	uint32_t width = kvci_lease_width(lease);
-	match_touch(cache, lease->blocks + (size_t)first * width, count * width, 1);
+	match_touch(cache, lease->blocks + (size_t)first * width, count * width, true);
 }
 
 /* A block that a match found a moment ago and that may have died since, by another's hand: its number may be another's by now. */
@@ -440,10 +440,10 @@ void kvci_cache_match_touch_blocks(struct kvci_cache *cache, const struct kvci_m
 		alive[--at] = match->numbers[i];
 		if (at > 0)
 			continue;
-		match_touch(cache, alive, MATCH_GROUP, 0);
+		match_touch(cache, alive, MATCH_GROUP, false);
 		at = MATCH_GROUP;
 	}
-	match_touch(cache, alive + at, MATCH_GROUP - at, 0);
+	match_touch(cache, alive + at, MATCH_GROUP - at, false);
 }
 
 /* Checks what does not depend on keys. */
@@ -481,7 +481,7 @@ static kvc_status_t match_leading(struct kvci_cache *cache, struct kvci_client *
 		if (match->on_disk != 0)
 			match->as_of = 0;
 		if (match->numbers == NULL)
-			match_touch(cache, numbers + (size_t)match->first * width, (match->matched - match->first) * width, 1);
+			match_touch(cache, numbers + (size_t)match->first * width, (match->matched - match->first) * width, true);
 	}
 	if (status != KVC_OK) {
 		match->matched = match->in_memory = match->on_disk = 0;
