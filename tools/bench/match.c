@@ -182,7 +182,7 @@ static kvc_status_t match_block_cost(struct match_run *run, struct bench_report 
 
 /* The longest turn of its loop while it grew: of the growth in the middle. A step of the daemon's own is in every growth; what only some have is
  * time in which the host let the CPU not run. */
-static void match_longest_step(struct match_run *run, struct bench_report *report)
+static kvc_status_t match_longest_step(struct match_run *run, struct bench_report *report)
 {
 	static const char *const names[MATCH_GROWTHS][3] = {
 		{ "us_1", "cpu_us_1", "stolen_ms_1" }, { "us_2", "cpu_us_2", "stolen_ms_2" }, { "us_3", "cpu_us_3", "stolen_ms_3" },
@@ -192,22 +192,25 @@ static void match_longest_step(struct match_run *run, struct bench_report *repor
 		.bench = "match", .name = "growth_longest_step", .reference_name = "bar", .unit = "us", .reference = 2000, .bar = 2000,
 		.bar_kind = BENCH_BAR_OURS_MAX, .n = run->growth_count,
 	};
+	struct bench_samples longest = { 0 }; /* us */
+	kvc_status_t status = KVC_OK;
 
 	bench_result_count(&step, "realtime", run->realtime);
-	for (uint32_t i = 0; i < run->growth_count; i++) {
+	for (uint32_t i = 0; i < run->growth_count && status == KVC_OK; i++) {
 		const struct match_growth *growth = &run->growths[i];
-		uint32_t before = 0; /* in the order of their longest steps */
 
-		for (uint32_t j = 0; j < run->growth_count; j++)
-			before += run->growths[j].longest_us < growth->longest_us || (run->growths[j].longest_us == growth->longest_us && j < i);
-		if (before == run->growth_count / 2)
-			step.ours = growth->longest_us;
+		status = bench_samples_add(&longest, growth->longest_us);
 		bench_result_count(&step, names[i][0], growth->longest_us);
 		bench_result_count(&step, names[i][1], growth->cpu_us);
 		bench_result_count(&step, names[i][2], growth->stolen_ms);
 	}
-	step.ratio = step.ours / step.reference;
-	bench_report_add(report, &step);
+	if (status == KVC_OK) {
+		step.ours = bench_samples_at(&longest, 0.5);
+		step.ratio = step.ours / step.reference;
+		bench_report_add(report, &step);
+	}
+	bench_samples_fini(&longest);
+	return status;
 }
 
 /* While it grows, the owner thread is not to be put aside for other processes: the longest step would be theirs. Where that is not
@@ -268,11 +271,11 @@ static kvc_status_t match_growths(struct match_run *run, struct bench_report *re
 	}
 	if (status == KVC_OK)
 		status = match_block_cost(run, report);
-	if (status != KVC_OK)
-		return status;
-	match_longest_step(run, report);
-	match_realtime(run, false);
-	return KVC_OK;
+	if (status == KVC_OK)
+		status = match_longest_step(run, report);
+	if (status == KVC_OK)
+		match_realtime(run, false);
+	return status;
 }
 
 kvc_status_t bench_match(const struct bench_options *options, struct bench_report *report)
