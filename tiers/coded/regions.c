@@ -52,7 +52,9 @@ void coded_region_remove(struct coded_tier *tier, void *base, size_t length_byte
 
 void coded_region_passed(struct coded_tier *tier, const void *buffer, size_t length_bytes)
 {
-	for (uint32_t i = 0; i < tier->region_count && tier->env.mode == KVCI_CODED_AUTO; i++) {
+	if (tier->env.mode != KVCI_CODED_AUTO)
+		return;
+	for (uint32_t i = 0; i < tier->region_count; i++) {
 		struct coded_region *region = &tier->regions[i];
 
 		if ((uintptr_t)buffer - (uintptr_t)region->base >= region->length_bytes)
