@@ -112,19 +112,30 @@ static kvc_status_t sweep_store_and_load(void *context)
 	return as_no_memory(status);
 }
 
-/* A reader of its own mapping. */
+/* A reader of its own mapping, with a lease. Not OK: nothing is open. */
+static kvc_status_t open_leased(struct opened *opened, uint32_t flags, struct kvc_request *request)
+{
+	struct kvc_match_result match;
+	kvc_status_t status = open_all(opened, flags);
+
+	if (status != KVC_OK)
+		return status;
+	*request = fixture_request("sweep");
+	status = kvc_match(opened->space, (const uint8_t(*)[32])hashes, SWEEP_BLOCKS, request, KVC_MATCH_LEASE, FIXTURE_SECOND, &match);
+	if (status != KVC_OK)
+		kvc_close(opened->client);
+	return status;
+}
+
 static kvc_status_t sweep_load_elsewhere(void *context)
 {
-	struct kvc_request request = fixture_request("sweep");
-	struct kvc_match_result match;
+	struct kvc_request request;
 	struct opened opened;
-	kvc_status_t status = open_all(&opened, *(uint32_t *)context);
+	kvc_status_t status = open_leased(&opened, *(uint32_t *)context, &request);
 
 	if (status != KVC_OK)
 		return as_no_memory(status);
-	status = kvc_match(opened.space, (const uint8_t(*)[32])hashes, SWEEP_BLOCKS, &request, KVC_MATCH_LEASE, FIXTURE_SECOND, &match);
-	if (status == KVC_OK)
-		status = kvc_load(opened.space, &request, 0, SWEEP_BLOCKS, pages, FIXTURE_SECOND * 5, NULL);
+	status = kvc_load(opened.space, &request, 0, SWEEP_BLOCKS, pages, FIXTURE_SECOND * 5, NULL);
 	kvc_close(opened.client);
 	return as_no_memory(status);
 }
@@ -132,17 +143,14 @@ static kvc_status_t sweep_load_elsewhere(void *context)
 /* By section, of blocks that an earlier run stored. */
 static kvc_status_t sweep_load_sections(void *context)
 {
-	struct kvc_request request = fixture_request("sweep");
-	struct kvc_match_result match;
+	struct kvc_request request;
 	struct kvc_op *load = NULL;
 	struct opened opened;
-	kvc_status_t status = open_all(&opened, *(uint32_t *)context);
+	kvc_status_t status = open_leased(&opened, *(uint32_t *)context, &request);
 
 	if (status != KVC_OK)
 		return as_no_memory(status);
-	status = kvc_match(opened.space, (const uint8_t(*)[32])hashes, SWEEP_BLOCKS, &request, KVC_MATCH_LEASE, FIXTURE_SECOND, &match);
-	if (status == KVC_OK)
-		status = kvc_load_sections_begin(opened.space, &request, 0, SWEEP_BLOCKS, pages, FIXTURE_SECOND * 5, &load);
+	status = kvc_load_sections_begin(opened.space, &request, 0, SWEEP_BLOCKS, pages, FIXTURE_SECOND * 5, &load);
 	for (uint32_t section = 1; section <= form.layer_count && status == KVC_OK; section++)
 		status = kvc_load_wait_sections(load, section, FIXTURE_SECOND * 5);
 	if (status == KVC_OK)

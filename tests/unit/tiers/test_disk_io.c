@@ -231,16 +231,21 @@ static unsigned queue_take_all(struct kvci_disk_queue *queue)
 	return count;
 }
 
+static void queue_of_writes(struct kvci_disk_queue *queue, uint32_t depth, bool grouped, struct kvci_disk_task *writes, unsigned count)
+{
+	kvci_disk_queue_init(queue, depth, grouped);
+	for (unsigned i = 0; i < count; i++) {
+		writes[i].write = true;
+		kvci_disk_queue_push(queue, &writes[i]);
+	}
+}
+
 static void test_disk_queue__writes_end_one_by_one__start_in_groups(void **state)
 {
 	struct kvci_disk_task writes[32] = {0}, reads[2] = {0};
 	struct kvci_disk_queue queue;
 
-	kvci_disk_queue_init(&queue, QUEUE_DEPTH, true);
-	for (unsigned i = 0; i < 32; i++) {
-		writes[i].write = true;
-		kvci_disk_queue_push(&queue, &writes[i]);
-	}
+	queue_of_writes(&queue, QUEUE_DEPTH, true, writes, 32);
 	assert_int_equal(queue_take_all(&queue), QUEUE_WRITES);
 	for (unsigned i = 1; i < QUEUE_GROUP; i++) {
 		kvci_disk_queue_finish(&queue, &writes[0]);
@@ -258,11 +263,7 @@ static void test_disk_queue__not_grouped__each_end_starts_one(void **state)
 	struct kvci_disk_task writes[32] = {0};
 	struct kvci_disk_queue queue;
 
-	kvci_disk_queue_init(&queue, QUEUE_DEPTH, false);
-	for (unsigned i = 0; i < 32; i++) {
-		writes[i].write = true;
-		kvci_disk_queue_push(&queue, &writes[i]);
-	}
+	queue_of_writes(&queue, QUEUE_DEPTH, false, writes, 32);
 	assert_int_equal(queue_take_all(&queue), QUEUE_WRITES);
 	for (unsigned i = 0; i < 4; i++) {
 		kvci_disk_queue_finish(&queue, &writes[0]);
@@ -279,11 +280,7 @@ static void test_disk_queue__any_depth__never_stands_still(void **state)
 		struct kvci_disk_queue queue;
 		unsigned active, taken;
 
-		kvci_disk_queue_init(&queue, depth, true);
-		for (unsigned i = 0; i < 256; i++) {
-			writes[i].write = true;
-			kvci_disk_queue_push(&queue, &writes[i]);
-		}
+		queue_of_writes(&queue, depth, true, writes, 256);
 		for (active = taken = queue_take_all(&queue); active != 0; active--) {
 			unsigned more;
 
