@@ -4,6 +4,7 @@ Every answer is compared with vLLM alone. Engines start beside the one that is a
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import harness
@@ -147,7 +148,7 @@ def main() -> None:
                         # Stored by an engine whose weights had changed: its own from then on.
                         wait_for_daemon(second)
                         reset(second)
-                        check_and_store(second, daemon, prompts, wanted, "after reset_cache and a kill")
+                        check_and_store(second, daemon, prompts, wanted, "after reset_cache, a kill and a rebuild")
                         reset(second)
                         check(second, prompts, wanted, full, "stored after reset_cache")
                         second.kill()
@@ -157,7 +158,8 @@ def main() -> None:
 
 
 def restart(engine: Engine, daemon: Daemon, prompts: list, wanted: list, full: list[int]) -> None:
-    """The daemon ends and comes back: all is on the disk. Then the weights change, and the daemon is killed right behind it."""
+    """The daemon ends and comes back: all is on the disk. Then the weights change, the daemon is killed right behind it, and what lies on the disk is
+    looked through record by record, as the index is gone."""
     daemon.stop()
     daemon.start()
     wait_for_hits(engine, prompts[2], "daemon restarted")
@@ -166,7 +168,9 @@ def restart(engine: Engine, daemon: Daemon, prompts: list, wanted: list, full: l
     check_verified(engine)
     reset(engine, connector=True)
     daemon.kill()
+    shutil.rmtree(daemon.data_dir / "index")
     daemon.start()
+    daemon.wait_index()
 
 
 def wait_for_daemon(engine: Engine) -> None:

@@ -15,9 +15,25 @@
 
 enum { DISK_FAMILY = 4, DISK_DEPTH = 16, DISK_LEG_BLOCKS_MAX = 512, DISK_LEGS_IN_MEMORY = 3, DISK_LEGS = 16 };
 
+/* A way to the disk. */
+struct disk_way {
+	const char *name; /* "auto": the default, not said in a result's name */
+	const char *io;
+	bool huge_pages;
+	bool all_sizes; /* else 4 MiB alone */
+	double store_bar, load_bar;
+};
+
+static const struct disk_way disk_ways[] = {
+	{ "auto", "auto", false, true, 0.85, 0.9 },
+	{ "threads", "threads", false, true, 0.8, 0.8 },
+	{ "huge", "auto", true, false, 0.85, 0.9 },
+	{ "threads_huge", "threads", true, true, 0.8, 0.8 },
+};
+
 struct disk_run {
 	const struct bench_options *options;
-	const char *io; /* "auto" or "threads"; "huge": auto, and huge pages */
+	const struct disk_way *way;
 	struct bench_world world;
 	struct bench_client client;
 	struct bench_shape shape;
@@ -123,13 +139,12 @@ static kvc_status_t disk_pair(struct disk_run *run, bool write, struct disk_figu
 
 static void disk_report(struct disk_run *run, bool write, uint32_t tried, struct disk_figures *figures, struct bench_report *report)
 {
-	bool threads = strcmp(run->io, "threads") == 0;
-	const char *op = write ? "store" : "load", *way = strcmp(run->io, "auto") == 0 ? "" : run->io;
+	const char *op = write ? "store" : "load", *way = run->way == &disk_ways[0] ? "" : run->way->name;
 	const char *dash = *way != 0 ? "_" : "";
 	double gigabytes = (double)(run->leg_blocks * run->shape.sizes.block_bytes) * tried / 1e9;
 	struct bench_result result = {
 		.bench = "disk", .reference_name = run->fio.engine, .bar_kind = BENCH_BAR_RATIO_MIN,
-		.bar = threads ? 0.8 : write ? 0.85 : 0.9,
+		.bar = write ? run->way->store_bar : run->way->load_bar,
 	};
 	struct bench_result cpu = {
 		.bench = "disk", .reference_name = run->fio.engine, .unit = "CPU s/GB", .bar_kind = BENCH_BAR_OURS_MAX, .n = tried,
@@ -178,13 +193,13 @@ static kvc_status_t disk_prepare(struct disk_run *run)
 	char memory[64], disk[64], queue[64], io[64];
 	const char *settings[] = { memory, "memory.slab: 256MiB", "memory.lease_share: 90", "memory.client_share: 90", disk,
 	                           queue, io, "disk.queue_depth: 16", "disk.codec: raw",
-	                           strcmp(run->io, "huge") == 0 ? "memory.huge_pages: true" : NULL, NULL };
+	                           run->way->huge_pages ? "memory.huge_pages: true" : NULL, NULL };
 	double ns;
 
 	snprintf(memory, sizeof(memory), "memory.capacity: %lluMiB", (unsigned long long)(run->memory_bytes >> 20));
 	snprintf(disk, sizeof(disk), "disk.capacity: %lluMiB", (unsigned long long)(run->disk_bytes >> 20));
 	snprintf(queue, sizeof(queue), "disk.write_queue: %lluMiB", (unsigned long long)(run->memory_bytes >> 20));
-	snprintf(io, sizeof(io), "disk.io: %s", strcmp(run->io, "threads") == 0 ? "threads" : "auto");
+	snprintf(io, sizeof(io), "disk.io: %s", run->way->io);
 	kvc_status_t status = bench_engine_init(&run->engine, &run->shape, 2 * run->leg_bytes);
 	if (status == KVC_OK)
 		status = bench_world_begin(&run->world, run->options, settings, true);
@@ -216,15 +231,16 @@ static kvc_status_t disk_warm_loads(struct disk_run *run)
 }
 
 /* By the names of results, with _auto where they have nothing behind the size. */
-static bool disk_wanted(const struct bench_options *options, bool write, const struct bench_shape *shape, const char *io)
+static bool disk_wanted(const struct bench_options *options, bool write, const struct bench_shape *shape,
+                        const struct disk_way *way)
 {
 	char name[96];
 
-	snprintf(name, sizeof(name), "%s_%s_%s", write ? "store" : "load", shape->name, io);
+	snprintf(name, sizeof(name), "%s_%s_%s", write ? "store" : "load", shape->name, way->name);
 	return bench_wanted(options, "disk", name);
 }
 
-static kvc_status_t disk_case(const struct bench_options *options, const struct bench_shape *shape, const char *io,
+static kvc_status_t disk_case(const struct bench_options *options, const struct bench_shape *shape, const struct disk_way *way,
                               struct bench_report *report)
 {
 	struct disk_run *run = kvci_alloc_zero(1, sizeof(*run));
@@ -232,16 +248,16 @@ static kvc_status_t disk_case(const struct bench_options *options, const struct 
 	if (run == NULL)
 		return KVC_NO_MEMORY;
 	run->options = options;
-	run->io = io;
+	run->way = way;
 	run->shape = *shape;
 	run->leg_bytes = options->quick ? UINT64_C(128) << 20 : UINT64_C(512) << 20;
 	run->leg_blocks = (uint32_t)(run->leg_bytes / shape->sizes.block_bytes);
 	run->memory_bytes = DISK_LEGS_IN_MEMORY * run->leg_bytes;
 	run->disk_bytes = DISK_LEGS * run->leg_bytes;
 	kvc_status_t status = disk_prepare(run);
-	if (status == KVC_OK && disk_wanted(options, true, shape, io))
+	if (status == KVC_OK && disk_wanted(options, true, shape, way))
 		status = disk_measure(run, true, report);
-	if (status == KVC_OK && disk_wanted(options, false, shape, io)) {
+	if (status == KVC_OK && disk_wanted(options, false, shape, way)) {
 		status = disk_warm_loads(run);
 		if (status == KVC_OK)
 			status = disk_measure(run, false, report);
@@ -257,21 +273,20 @@ static kvc_status_t disk_case(const struct bench_options *options, const struct 
 kvc_status_t bench_disk(const struct bench_options *options, struct bench_report *report)
 {
 	static const uint32_t mibs[] = { 1, 4, 32 };
-	static const char *const ios[] = { "auto", "threads", "huge" };
 	kvc_status_t status = KVC_OK;
 
 	if (!bench_on_disk(options->folder)) {
 		bench_note("%s is not on a disk; --folder names one", options->folder);
 		return KVC_INVALID;
 	}
-	for (size_t io = 0; io < sizeof(ios) / sizeof(ios[0]); io++)
+	for (size_t way = 0; way < sizeof(disk_ways) / sizeof(disk_ways[0]); way++)
 		for (size_t i = 0; i < sizeof(mibs) / sizeof(mibs[0]) && status == KVC_OK; i++) {
 			struct bench_shape shape;
 			bench_shape_mib(mibs[i], &shape);
-			if (mibs[i] != 4 && ((options->quick && options->only == NULL) || strcmp(ios[io], "huge") == 0))
+			if (mibs[i] != 4 && ((options->quick && options->only == NULL) || !disk_ways[way].all_sizes))
 				continue;
-			if (disk_wanted(options, true, &shape, ios[io]) || disk_wanted(options, false, &shape, ios[io]))
-				status = disk_case(options, &shape, ios[io], report);
+			if (disk_wanted(options, true, &shape, &disk_ways[way]) || disk_wanted(options, false, &shape, &disk_ways[way]))
+				status = disk_case(options, &shape, &disk_ways[way], report);
 		}
 	return status;
 }
