@@ -357,6 +357,7 @@ struct slab {
 	bool dead;      /* its daemon or itself is gone: unmapped with the last user */
 	bool asked;     /* SLAB_GET is under way, base is NULL */
 	bool populated; /* or being populated */
+	bool huge;      /* its pages are to be made huge, by us */
 	uint8_t *base;
 	uint64_t bytes;
 	uint32_t users;

@@ -25,6 +25,7 @@
 
 enum {
 	SLABS_STEP_BYTES = 1 << 20, /* the address space's lock is held for so long: the engine maps memory, too */
+	SLABS_HUGE_STEP_BYTES = 4 * KVCI_MAP_HUGE_BYTES, /* while these are made it is not held */
 	SLABS_PAGER_NICE = 10,
 };
 
@@ -68,14 +69,17 @@ static void slabs_unlink(struct kvc_client *client, struct slab *slab)
 static void slabs_populate(struct kvc_client *client, struct slab *slab)
 {
 	int advice = slab->writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+	bool huge = slab->huge;
 
 	slab->populated = true;
 	slab->users++;
 	for (uint64_t at = 0; at < slab->bytes && !client->closing && !slab->dead; at += SLABS_STEP_BYTES) {
-		uint64_t step = slab->bytes - at < SLABS_STEP_BYTES ? slab->bytes - at : SLABS_STEP_BYTES;
+		uint64_t left = slab->bytes - at, step = left < SLABS_STEP_BYTES ? left : SLABS_STEP_BYTES;
 		int failure;
 
 		client_unlock(client);
+		if (huge && at % SLABS_HUGE_STEP_BYTES == 0)
+			huge = kvci_map_make_huge(slab->base + at, left < SLABS_HUGE_STEP_BYTES ? left : SLABS_HUGE_STEP_BYTES);
 		failure = madvise(slab->base + at, step, advice) == 0 ? 0 : errno;
 		client_lock(client);
 		if (failure != 0) /* an old kernel, or no memory: pages come when they are touched */

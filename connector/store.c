@@ -201,6 +201,7 @@ static kvc_status_t store_map_slab(struct store_op *self, const struct kvci_mess
 		status = slabs_map(client, (uint32_t)answer->a, answer->b, fd, true, &slab);
 		if (status != KVC_OK)
 			return status;
+		slab->huge = answer->c == 1; /* the pager does not have the lock yet */
 	}
 	status = connect_call(client, &self->op, KVCI_MESSAGE_SLAB_MAPPED, 0, store_slab_ready, &call, &message);
 	if (status != KVC_OK)

@@ -74,9 +74,9 @@ static kvc_status_t core_slab_create(void *context, uint32_t slab, uint64_t byte
 		                 kvc_status_text(status));
 		return status;
 	}
-	/* Registration is a gain, not a need: without it the tier goes the unregistered way. It pins pages, and what is pinned cannot become
+	/* Registration is a gain, not a need: without it the tier goes the unregistered way. It makes and pins small pages, and what is pinned cannot become
 	 * huge, which gains more. */
-	if (core->disk != NULL && !core->config->memory_huge_pages)
+	if (core->disk != NULL && !kvci_memory_huge_pages(core->memory))
 		kvci_tier_register_memory(core->disk, *ret_base, bytes);
 	return KVC_OK;
 }
@@ -88,7 +88,7 @@ static void core_slab_destroy(void *context, uint32_t slab)
 	void *base;
 
 	if (kvci_memory_slab_base(core->memory, slab, &base, &bytes) == KVC_OK && core->disk != NULL &&
-	    !core->config->memory_huge_pages)
+	    !kvci_memory_huge_pages(core->memory))
 		kvci_tier_unregister_memory(core->disk, base, bytes);
 	if (core->server != NULL)
 		kvci_server_slab_gone(core->server, slab);
@@ -399,8 +399,9 @@ static void core_log_sizes(const struct kvci_core *core)
 	const struct kvci_sizes *sizes = &core->sizes;
 	const uint64_t mib = 1 << 20;
 
-	kvci_log(KVCI_LOG_INFO, "core", "memory: %" PRIu64 " MiB in slabs of %" PRIu64 " MiB (available: %" PRIu64 " MiB%s)",
-	         sizes->memory_bytes / mib, sizes->slab_bytes / mib, sizes->memory_available_bytes / mib,
+	kvci_log(KVCI_LOG_INFO, "core", "memory: %" PRIu64 " MiB in slabs of %" PRIu64 " MiB, %s pages (available: %" PRIu64 " MiB%s)",
+	         sizes->memory_bytes / mib, sizes->slab_bytes / mib, kvci_memory_huge_pages(core->memory) ? "huge" : "small",
+	         sizes->memory_available_bytes / mib,
 	         core->config->memory_capacity_bytes == KVCI_CONFIG_AUTO ? "; chosen: a quarter" : "");
 	if (core->disk != NULL)
 		kvci_log(KVCI_LOG_INFO, "core",

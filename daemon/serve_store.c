@@ -43,6 +43,7 @@ static void store_answer_new_slab(struct kvci_conn *conn, struct kvci_message *a
 	}
 	answer->a = slab;
 	answer->b = bytes;
+	answer->c = kvci_memory_huge_pages(conn->core->memory);
 	serve_answer_full(conn, &conn->work.message, answer, KVC_PENDING, fd);
 }
 

@@ -20,9 +20,6 @@ enum {
 	MEMORY_SEALS_SIZE = F_SEAL_SHRINK | F_SEAL_GROW,
 	MEMORY_SEALS_ALL = MEMORY_SEALS_SIZE | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL,
 };
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 /* A worker is away from other jobs for about so long as touching this takes (a few ms). */
 #define MEMORY_PREFAULT_BYTES UINT64_C(0x400000)
 #define MEMORY_STEP_BYTES UINT64_C(0x40000)
@@ -36,6 +33,7 @@ struct memory_slab {
 	bool clients; /* a store slab: its pages are made by the client, who writes them first */
 	bool dying; /* destroyed while a job touches it: the job's done() ends it */
 	bool touching;
+	bool small; /* no more huge pages are tried */
 	atomic_bool stop; /* seen by the job */
 	uint64_t bytes;
 	uint64_t touched_bytes;
@@ -57,8 +55,14 @@ kvc_status_t kvci_memory_create(const struct kvci_memory_config *config, struct 
 	if (memory == NULL)
 		return KVC_NO_MEMORY;
 	memory->config = *config;
+	memory->config.huge_pages = config->prefault && config->huge_pages && kvci_map_huge_works();
 	*ret_memory = memory;
 	return KVC_OK;
+}
+
+bool kvci_memory_huge_pages(const struct kvci_memory *memory)
+{
+	return memory->config.huge_pages;
 }
 
 kvc_status_t kvci_memory_map(const char *name, uint64_t bytes, int *ret_fd, void **ret_base)
@@ -189,12 +193,11 @@ static void memory_touch_run(struct kvci_job *job)
 
 	if (atomic_load_explicit(&slab->stop, memory_order_relaxed))
 		return;
-	for (uint64_t at = 0; at < bytes; at += MEMORY_STEP_BYTES)
+	if (slab->memory->config.huge_pages && !slab->small)
+		slab->small = !kvci_map_make_huge((char *)slab->base + slab->touched_bytes, bytes);
+	for (uint64_t at = 0; at < bytes; at += MEMORY_STEP_BYTES) /* what is huge is there: this takes a tenth of the time then */
 		memory_touch_pages(slab->fd, slab->base, slab->touched_bytes + at,
 		                   bytes - at < MEMORY_STEP_BYTES ? bytes - at : MEMORY_STEP_BYTES);
-	/* What cannot be made huge (an older kernel, no memory in one piece, a page that the device has at the moment) stays as it is. */
-	if (slab->memory->config.huge_pages)
-		(void)madvise((char *)slab->base + slab->touched_bytes, bytes, MADV_COLLAPSE);
 	slab->touched_bytes += bytes;
 }
 
@@ -206,7 +209,7 @@ static void memory_touch_start(struct memory_slab *slab)
 {
 	struct kvci_memory *memory = slab->memory;
 
-	if (!memory->config.prefault || memory->quiet || (slab->clients && !memory->config.huge_pages))
+	if (!memory->config.prefault || memory->quiet || slab->clients)
 		return;
 	slab->job.run = memory_touch_run;
 	slab->job.done = memory_touch_done;

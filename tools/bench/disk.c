@@ -19,7 +19,7 @@ enum { DISK_FAMILY = 4, DISK_DEPTH = 16, DISK_LEG_BLOCKS_MAX = 512, DISK_LEGS_IN
 struct disk_way {
 	const char *name; /* "auto": the default, not said in a result's name */
 	const char *io;
-	bool huge_pages;
+	bool small_pages; /* as where the machine has no huge ones */
 	bool all_sizes; /* else 4 MiB alone */
 	double store_bar, load_bar;
 };
@@ -27,8 +27,8 @@ struct disk_way {
 static const struct disk_way disk_ways[] = {
 	{ "auto", "auto", false, true, 0.85, 0.9 },
 	{ "threads", "threads", false, true, 0.8, 0.8 },
-	{ "huge", "auto", true, false, 0.85, 0.9 },
-	{ "threads_huge", "threads", true, true, 0.8, 0.8 },
+	{ "small", "auto", true, false, 0.85, 0.9 },
+	{ "threads_small", "threads", true, false, 0.8, 0.8 },
 };
 
 struct disk_run {
@@ -193,7 +193,7 @@ static kvc_status_t disk_prepare(struct disk_run *run)
 	char memory[64], disk[64], queue[64], io[64];
 	const char *settings[] = { memory, "memory.slab: 256MiB", "memory.lease_share: 90", "memory.client_share: 90", disk,
 	                           queue, io, "disk.queue_depth: 16", "disk.codec: raw",
-	                           run->way->huge_pages ? "memory.huge_pages: true" : NULL, NULL };
+	                           run->way->small_pages ? "memory.huge_pages: false" : NULL, NULL };
 	double ns;
 
 	snprintf(memory, sizeof(memory), "memory.capacity: %lluMiB", (unsigned long long)(run->memory_bytes >> 20));

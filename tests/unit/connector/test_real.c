@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/map.h"
 #include "daemon_child.h"
 #include "fixture.h"
 
@@ -80,6 +81,52 @@ static void test_real__store_and_load__same_bytes(void **state)
 static void test_real__with_mover__same_bytes(void **state)
 {
 	check_bytes(KVC_OPEN_MOVER, 400);
+}
+
+/* KiB of the mappings of slabs in this process that are huge pages. */
+static unsigned long huge_slabs_kib(void)
+{
+	char line[512];
+	unsigned long kib, sum = 0;
+	bool slab = false;
+	FILE *file = fopen("/proc/self/smaps", "re");
+
+	assert_non_null(file);
+	while (fgets(line, sizeof(line), file) != NULL) {
+		if (strstr(line, "memfd:kvcask-slab") != NULL)
+			slab = true;
+		else if (slab && sscanf(line, "ShmemPmdMapped: %lu kB", &kib) == 1) {
+			sum += kib;
+			slab = false;
+		}
+	}
+	fclose(file);
+	return sum;
+}
+
+/* The client makes the pages of the slab that it stores into: huge ones if the daemon says so (but for a piece that is written at that moment), small
+ * ones if not. */
+static void store_pages(const char *options, bool huge)
+{
+	enum { SLAB_KIB = 32 << 10 };
+	struct kvc_form form = fixture_form(8, 64);
+
+	daemon_child_start(&child, options);
+	fixture_open(&fixture, child.target, 0, &form, 10);
+	store_all(&fixture);
+	for (unsigned i = 0; i < 3000 && huge && huge_slabs_kib() < SLAB_KIB / 2; i++)
+		usleep(10000);
+	assert_true(huge ? huge_slabs_kib() >= SLAB_KIB / 2 : huge_slabs_kib() == 0);
+	assert_int_equal(match_count(&fixture, "r"), 10);
+	load_and_check(&fixture, "r");
+	fixture_close(&fixture);
+	daemon_child_stop(&child);
+}
+
+static void test_real__pages_of_a_store_slab__as_the_daemon_says(void **state)
+{
+	store_pages("memory.capacity: 256MiB\nmemory.slab: 32MiB\n", kvci_map_huge_works());
+	store_pages("memory.capacity: 256MiB\nmemory.slab: 32MiB\nmemory.huge_pages: false\n", false);
 }
 
 static void test_real__memory_smaller_than_what_is_stored__right_or_missing(void **state)
@@ -435,6 +482,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_real__store_and_load__same_bytes),
 		cmocka_unit_test(test_real__with_mover__same_bytes),
+		cmocka_unit_test(test_real__pages_of_a_store_slab__as_the_daemon_says),
 		cmocka_unit_test(test_real__memory_smaller_than_what_is_stored__right_or_missing),
 		cmocka_unit_test(test_real__second_client__loads_what_the_first_stored),
 		cmocka_unit_test(test_real__two_processes_of_a_session__share_a_lease),

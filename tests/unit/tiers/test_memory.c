@@ -111,7 +111,7 @@ static void test_memory__store_slab__its_pages_are_the_clients_to_make(void **st
 	rig_end(&rig);
 }
 
-/* Whether the kernel makes pages huge or not: the same bytes, seen by both mappings. */
+/* Whether the kernel makes pages huge or not: all are there. Those of a store slab are its client's to make. */
 static void test_memory__huge_pages__all_resident_and_unchanged(void **state)
 {
 	struct rig rig;
@@ -121,21 +121,33 @@ static void test_memory__huge_pages__all_resident_and_unchanged(void **state)
 	bool sealed;
 
 	rig_begin_huge(&rig, true, true);
-	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, true, &base), KVC_OK);
+	assert_int_equal(kvci_memory_huge_pages(rig.memory), kvci_map_huge_works());
+	assert_int_equal(kvci_memory_slab_create(rig.memory, 2, SLAB_BYTES, true, &client), KVC_OK);
+	assert_int_equal(kvci_memory_slab_seal(rig.memory, 2), KVC_OK);
+	assert_false(rig_work(&rig));
+	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, false, &base), KVC_OK);
 	assert_int_equal((uintptr_t)base % (2 << 20), 0);
 	assert_int_equal(kvci_memory_slab_fd(rig.memory, 1, &fd, &bytes, &sealed), KVC_OK);
-	assert_int_equal(kvci_map_shared(fd, bytes, PROT_READ | PROT_WRITE, &client), KVC_OK);
+	assert_int_equal(kvci_map_shared(fd, bytes, PROT_READ, &client), KVC_OK);
 	assert_int_equal((uintptr_t)client % (2 << 20), 0);
-	memset((uint8_t *)client + 3 * PAGE, 0xa5, 10 * PAGE);
-	assert_false(rig_work(&rig)); /* nothing holds the file's lock when the seal needs it */
-	assert_int_equal(kvci_memory_slab_seal(rig.memory, 1), KVC_OK);
+	memset((uint8_t *)base + 3 * PAGE, 0xa5, 10 * PAGE);
 	while (rig_work(&rig))
 		continue;
 	assert_int_equal(resident_pages(base), SLAB_BYTES / PAGE);
-	memset((uint8_t *)client + 20 * PAGE, 0x5a, PAGE);
+	memset((uint8_t *)base + 20 * PAGE, 0x5a, PAGE);
 	for (size_t i = 0; i < SLAB_BYTES; i++)
-		assert_int_equal(((uint8_t *)base)[i], i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : i / PAGE == 20 ? 0x5a : 0);
+		assert_int_equal(((uint8_t *)client)[i], i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : i / PAGE == 20 ? 0x5a : 0);
 	munmap(client, bytes);
+	rig_end(&rig);
+}
+
+/* Asked for, and no page is made in the background: then nobody makes huge ones, and the client is not told to. */
+static void test_memory__huge_pages_without_prefault__off(void **state)
+{
+	struct rig rig;
+
+	rig_begin_huge(&rig, false, true);
+	assert_false(kvci_memory_huge_pages(rig.memory));
 	rig_end(&rig);
 }
 
@@ -294,6 +306,7 @@ int main(void)
 		cmocka_unit_test(test_memory__touching_pages_of_a_load_slab__all_resident_and_unchanged),
 		cmocka_unit_test(test_memory__store_slab__its_pages_are_the_clients_to_make),
 		cmocka_unit_test(test_memory__huge_pages__all_resident_and_unchanged),
+		cmocka_unit_test(test_memory__huge_pages_without_prefault__off),
 		cmocka_unit_test(test_memory__destroyed_while_touched__freed_after_the_job),
 		cmocka_unit_test(test_memory__destroyed_after_quiesce__freed_at_once),
 		cmocka_unit_test(test_memory__window_unmapped__by_a_job_or_at_once_in_the_end),
