@@ -263,13 +263,14 @@ void kvci_core_refresh(struct kvci_core *core)
 	atomic_store_explicit(&core->face.index_loading, totals.index_loading, memory_order_relaxed);
 	atomic_store_explicit(&core->face.disk_health, totals.disk_health, memory_order_relaxed);
 	atomic_store_explicit(&core->face.ready, ready, memory_order_relaxed);
-	/* A second from now, not from the timer's last: who asks more often gets the longest step of exactly the time between. */
-	kvci_loop_timer_arm(core->loop, &core->gauge_timer, kvci_loop_now_ns(core->loop) + CORE_GAUGES_EVERY_NS);
 }
 
-static void core_gauges(void *core)
+static void core_gauges(void *context)
 {
+	struct kvci_core *core = context;
+
 	kvci_core_refresh(core);
+	kvci_loop_timer_arm(core->loop, &core->gauge_timer, kvci_loop_now_ns(core->loop) + CORE_GAUGES_EVERY_NS);
 }
 
 /* ---- create ---- */

@@ -19,8 +19,6 @@ static kvc_status_t fill_chain(struct bench_fill *fill, uint32_t chain)
 	                                fill->statuses);
 	if (status == KVC_OK && fill->flush)
 		status = kvc_flush(fill->client.client, BENCH_TIMEOUT_NS);
-	if (status == KVC_OK && fill->step_ns != NULL)
-		status = bench_daemon_stat(&fill->client, "loop_recent_step_ns", &fill->step_ns[chain]);
 	if (status != KVC_OK)
 		bench_note("filling, chain %u: %s (%s)", chain, kvc_status_text(status), kvc_last_error());
 	return status;

@@ -16,13 +16,12 @@ struct bench_fill {
 	uint64_t family;
 	uint32_t chain_count;
 	bool flush; /* after each chain: the write queue never overflows, so that every block reaches the disk */
-	double *step_ns; /* NULL, or of each chain, to be filled: the longest turn of the daemon's loop while it was stored */
 	struct kvc_store_block *blocks;
 	uint32_t *pages;
 	kvc_status_t *statuses;
 };
 
-/* Stores all chains of `fill`, whose options, family, chain_count, flush and step_ns are set, and stays open. */
+/* Stores all chains of `fill`, whose options, family, chain_count and flush are set, and stays open. */
 kvc_status_t bench_fill_run(struct bench_fill *fill, const struct bench_world *world);
 void bench_fill_end(struct bench_fill *fill);
 /* The keys of chain c. */
