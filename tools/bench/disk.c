@@ -19,16 +19,15 @@ enum { DISK_FAMILY = 4, DISK_DEPTH = 16, DISK_LEG_BLOCKS_MAX = 512, DISK_LEGS_IN
 struct disk_way {
 	const char *name; /* "auto": the default, not said in a result's name */
 	const char *io;
-	bool small_pages; /* as where the machine has no huge ones */
-	bool all_sizes; /* else 4 MiB alone */
+	bool huge_pages;
 	double store_bar, load_bar;
 };
 
 static const struct disk_way disk_ways[] = {
-	{ "auto", "auto", false, true, 0.85, 0.9 },
-	{ "threads", "threads", false, true, 0.8, 0.8 },
-	{ "small", "auto", true, false, 0.85, 0.9 },
-	{ "threads_small", "threads", true, false, 0.8, 0.8 },
+	{ "auto", "auto", false, 0.85, 0.9 },
+	{ "threads", "threads", false, 0.8, 0.8 },
+	{ "huge", "auto", true, 0.85, 0.9 },
+	{ "threads_huge", "threads", true, 0.8, 0.8 },
 };
 
 struct disk_run {
@@ -193,7 +192,7 @@ static kvc_status_t disk_prepare(struct disk_run *run)
 	char memory[64], disk[64], queue[64], io[64];
 	const char *settings[] = { memory, "memory.slab: 256MiB", "memory.lease_share: 90", "memory.client_share: 90", disk,
 	                           queue, io, "disk.queue_depth: 16", "disk.codec: raw",
-	                           run->way->small_pages ? "memory.huge_pages: false" : NULL, NULL };
+	                           run->way->huge_pages ? "memory.huge_pages: true" : NULL, NULL };
 	double ns;
 
 	snprintf(memory, sizeof(memory), "memory.capacity: %lluMiB", (unsigned long long)(run->memory_bytes >> 20));
@@ -283,7 +282,7 @@ kvc_status_t bench_disk(const struct bench_options *options, struct bench_report
 		for (size_t i = 0; i < sizeof(mibs) / sizeof(mibs[0]) && status == KVC_OK; i++) {
 			struct bench_shape shape;
 			bench_shape_mib(mibs[i], &shape);
-			if (mibs[i] != 4 && ((options->quick && options->only == NULL) || !disk_ways[way].all_sizes))
+			if (mibs[i] != 4 && options->quick && options->only == NULL)
 				continue;
 			if (disk_wanted(options, true, &shape, &disk_ways[way]) || disk_wanted(options, false, &shape, &disk_ways[way]))
 				status = disk_case(options, &shape, &disk_ways[way], report);

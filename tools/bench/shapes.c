@@ -7,11 +7,6 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "base/map.h"
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 static void shape_make(struct bench_shape *shape, uint32_t layers, uint32_t pages, uint32_t heads, uint32_t dims)
 {
@@ -136,16 +131,13 @@ void bench_copy_memcpy(void *dst, const void *src, size_t bytes)
 uint8_t *bench_shared_map(uint64_t bytes)
 {
 	int fd = memfd_create("kvcask-bench", MFD_CLOEXEC);
-	void *memory = NULL;
+	void *memory = MAP_FAILED;
 
-	if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0 &&
-	    kvci_map_shared(fd, bytes, PROT_READ | PROT_WRITE, &memory) == KVC_OK) {
-		(void)kvci_map_make_huge(memory, bytes);
-		madvise(memory, bytes, MADV_POPULATE_WRITE);
-	}
+	if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0)
+		memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
 	if (fd >= 0)
 		close(fd);
-	return memory;
+	return memory == MAP_FAILED ? NULL : memory;
 }
 
 void bench_shared_unmap(uint8_t *memory, uint64_t bytes)
