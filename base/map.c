@@ -6,12 +6,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 #define MAP_HUGE_PAGE_BYTES ((uint64_t)KVCI_MAP_HUGE_BYTES)
 #define MAP_PAGE_BYTES UINT64_C(4096) /* the least there is */
 

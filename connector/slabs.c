@@ -18,11 +18,6 @@
 #include "base/map.h"
 #include "connector/internal.h"
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
-
 enum {
 	SLABS_STEP_BYTES = 1 << 20, /* the address space's lock is held for so long: the engine maps memory, too */
 	SLABS_HUGE_STEP_BYTES = 4 * KVCI_MAP_HUGE_BYTES, /* while these are made it is not held */

@@ -8,8 +8,9 @@
  *   load slab    sealed before any client sees it
  *
  * Every slab is sealed against growing and shrinking from its first moment: no client can make the daemon fault by
- * cutting it short. Pages of load slabs are made in the background, a piece a job (memory.prefault), huge ones where that works (memory.huge_pages), as first touch costs half
- * a second a GiB and more; those of a store slab are made by the client that writes it (connector/slabs.c), which does so in the background, too.
+ * cutting it short. Pages of load slabs are made in the background, a piece a job (memory.prefault), huge ones where that was asked for and works
+ * (memory.huge_pages), as first touch costs half a second a GiB and more; those of a store slab are made by the client that writes it
+ * (connector/slabs.c), which does so in the background, too.
  *
  * Threads: the owner's only. The jobs that touch pages run on a worker.
  */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/map.h"
+#include "tests/support/resident.h"
 
 enum { PAGE = 4096, HUGE = KVCI_MAP_HUGE_BYTES, BYTES = 3 * HUGE + 5 * PAGE };
 
@@ -32,17 +33,6 @@ static int file(void)
 	return fd;
 }
 
-static size_t resident_pages(uint8_t *base)
-{
-	static unsigned char pages[BYTES / PAGE];
-	size_t count = 0;
-
-	assert_int_equal(mincore(base, BYTES, pages), 0);
-	for (size_t i = 0; i < BYTES / PAGE; i++)
-		count += pages[i] & 1;
-	return count;
-}
-
 /* Whether the kernel makes pages huge or not: the same bytes, in both mappings; and where it does, all of the whole ones are there. */
 static void test_map__make_huge__bytes_stay(void **state)
 {
@@ -52,9 +42,9 @@ static void test_map__make_huge__bytes_stay(void **state)
 
 	memset(base + 3 * PAGE, 0xa5, 10 * PAGE);
 	base[2 * HUGE] = 0x5a;
-	assert_int_equal(resident_pages(base), 11);
+	assert_int_equal(resident_pages(base, BYTES), 11);
 	assert_int_equal(kvci_map_make_huge(base, BYTES), works);
-	assert_true(!works || resident_pages(base) == 3 * HUGE / PAGE);
+	assert_true(!works || resident_pages(base, BYTES) == 3 * HUGE / PAGE);
 	for (size_t i = 0; i < BYTES; i++) {
 		uint8_t expected = i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : i == 2 * HUGE ? 0x5a : 0;
 
@@ -73,7 +63,7 @@ static void test_map__make_huge_nothing_whole__nothing_made(void **state)
 
 	assert_true(kvci_map_make_huge(base, 0));
 	assert_true(kvci_map_make_huge(base, HUGE - PAGE));
-	assert_int_equal(resident_pages(base), 0);
+	assert_int_equal(resident_pages(base, BYTES), 0);
 	munmap(base, BYTES);
 	close(fd);
 }

@@ -15,6 +15,7 @@
 
 #include "base/alloc.h"
 #include "base/map.h"
+#include "tests/support/resident.h"
 #include "tiers/memory/memory.h"
 
 enum { SLAB_BYTES = 8 << 20, PAGE = 4096 };
@@ -68,17 +69,6 @@ static void rig_end(struct rig *rig)
 	kvci_memory_destroy(rig->memory);
 }
 
-static size_t resident_pages(void *base)
-{
-	unsigned char pages[SLAB_BYTES / PAGE];
-	size_t count = 0;
-
-	assert_int_equal(mincore(base, SLAB_BYTES, pages), 0);
-	for (size_t i = 0; i < sizeof(pages); i++)
-		count += pages[i] & 1;
-	return count;
-}
-
 static void test_memory__touching_pages_of_a_load_slab__all_resident_and_unchanged(void **state)
 {
 	struct rig rig;
@@ -87,12 +77,12 @@ static void test_memory__touching_pages_of_a_load_slab__all_resident_and_unchang
 	rig_begin(&rig, true);
 	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, false, &base), KVC_OK);
 	memset((uint8_t *)base + 3 * PAGE, 0xa5, 10 * PAGE); /* a block that was loaded before its pages were touched */
-	assert_int_equal(resident_pages(base), 10);
+	assert_int_equal(resident_pages(base, SLAB_BYTES), 10);
 	unsigned jobs = 0;
 	while (rig_work(&rig))
 		jobs++;
 	assert_int_equal(jobs, 2); /* 4 MiB a job */
-	assert_int_equal(resident_pages(base), SLAB_BYTES / PAGE);
+	assert_int_equal(resident_pages(base, SLAB_BYTES), SLAB_BYTES / PAGE);
 	for (size_t i = 0; i < SLAB_BYTES; i++)
 		assert_int_equal(((uint8_t *)base)[i], i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : 0);
 	rig_end(&rig);
@@ -107,7 +97,7 @@ static void test_memory__store_slab__its_pages_are_the_clients_to_make(void **st
 	assert_int_equal(kvci_memory_slab_create(rig.memory, 1, SLAB_BYTES, true, &base), KVC_OK);
 	assert_int_equal(kvci_memory_slab_seal(rig.memory, 1), KVC_OK);
 	assert_false(rig_work(&rig));
-	assert_int_equal(resident_pages(base), 0);
+	assert_int_equal(resident_pages(base, SLAB_BYTES), 0);
 	rig_end(&rig);
 }
 
@@ -133,7 +123,7 @@ static void test_memory__huge_pages__all_resident_and_unchanged(void **state)
 	memset((uint8_t *)base + 3 * PAGE, 0xa5, 10 * PAGE);
 	while (rig_work(&rig))
 		continue;
-	assert_int_equal(resident_pages(base), SLAB_BYTES / PAGE);
+	assert_int_equal(resident_pages(base, SLAB_BYTES), SLAB_BYTES / PAGE);
 	memset((uint8_t *)base + 20 * PAGE, 0x5a, PAGE);
 	for (size_t i = 0; i < SLAB_BYTES; i++)
 		assert_int_equal(((uint8_t *)client)[i], i >= 3 * PAGE && i < 13 * PAGE ? 0xa5 : i / PAGE == 20 ? 0x5a : 0);
@@ -164,9 +154,9 @@ static void test_memory__destroyed_while_touched__freed_after_the_job(void **sta
 	assert_int_equal(kvci_memory_slab_fd(rig.memory, 1, &fd, &bytes, &sealed), KVC_OK);
 	kvci_memory_slab_destroy(rig.memory, 1);
 	assert_int_equal(kvci_memory_slab_fd(rig.memory, 1, &fd, &bytes, &sealed), KVC_NOT_FOUND);
-	assert_int_equal(resident_pages(base), 0); /* still mapped: the job has it */
+	assert_int_equal(resident_pages(base, SLAB_BYTES), 0); /* still mapped: the job has it */
 	assert_true(rig_work(&rig)); /* sees the stop and touches nothing */
-	assert_int_equal(resident_pages(base), 0);
+	assert_int_equal(resident_pages(base, SLAB_BYTES), 0);
 	assert_true(rig_work(&rig)); /* unmaps */
 	unsigned char page;
 	assert_int_equal(mincore(base, PAGE, &page), -1);
