@@ -4,10 +4,15 @@
 #include <errno.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAP_HUGE_PAGE_BYTES ((uint64_t)KVCI_MAP_HUGE_BYTES)
 #define MAP_PAGE_BYTES UINT64_C(4096) /* the least there is */
+#define MAP_BUDGET_PAGE_NS INT64_C(1000000) /* 2 MiB of small pages take so long, here */
+#define MAP_BUDGET_WAIT_NS (MAP_BUDGET_PAGE_NS / 10)
+#define MAP_BUDGET_NS (4 * MAP_BUDGET_PAGE_NS)
+#define MAP_BUDGET_NONE_NS (INT64_MIN / 2)
 
 /* Takes addresses for more than is needed, and gives back what lies before and behind the aligned part. NULL: not to be had. */
 static void *map_place(uint64_t bytes)
@@ -40,30 +45,69 @@ kvc_status_t kvci_map_shared(int fd, uint64_t bytes, int prot, void **ret_base)
 	return KVC_OK;
 }
 
-bool kvci_map_make_huge(void *base, uint64_t bytes)
+void kvci_map_budget_init(struct kvci_map_budget *budget, enum kvci_map_huge how)
 {
-	uint64_t whole_bytes = bytes - bytes % MAP_HUGE_PAGE_BYTES;
+	budget->limit_ns = how == KVCI_MAP_HUGE_ON ? INT64_MAX / 2 : how == KVCI_MAP_HUGE_AUTO ? MAP_BUDGET_NS : MAP_BUDGET_NONE_NS;
+	atomic_init(&budget->left_ns, budget->limit_ns);
+}
 
-	/* Collapsing nothing at all is an error (Linux 6.18). Populating says when there is no memory, where touching is a SIGBUS. */
-	for (uint64_t at = 0; at < whole_bytes; at += MAP_HUGE_PAGE_BYTES)
-		if (madvise((char *)base + at, MAP_PAGE_BYTES, MADV_POPULATE_WRITE) != 0)
-			return false;
-	return whole_bytes == 0 || madvise(base, whole_bytes, MADV_COLLAPSE) == 0 || errno == EAGAIN;
+bool kvci_map_budget_next(struct kvci_map_budget *budget)
+{
+	if (atomic_load(&budget->left_ns) >= 0)
+		return true;
+	atomic_fetch_add(&budget->left_ns, MAP_BUDGET_WAIT_NS);
+	return false;
+}
+
+void kvci_map_budget_spend(struct kvci_map_budget *budget, int64_t cpu_ns)
+{
+	int64_t more_ns = MAP_BUDGET_PAGE_NS - cpu_ns;
+
+	if (atomic_fetch_add(&budget->left_ns, more_ns) + more_ns > budget->limit_ns) /* no saving up: what is dear now is dear for a while */
+		atomic_store(&budget->left_ns, budget->limit_ns);
+}
+
+static int64_t map_cpu_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+void kvci_map_make_huge(struct kvci_map_budget *budget, void *base, uint64_t bytes)
+{
+	for (uint64_t at = 0; bytes - at >= MAP_HUGE_PAGE_BYTES; at += MAP_HUGE_PAGE_BYTES) {
+		char *page = (char *)base + at;
+		int64_t begin_ns;
+
+		if (!kvci_map_budget_next(budget))
+			continue;
+		begin_ns = map_cpu_ns();
+		/* Collapsing nothing at all is an error (Linux 6.18). Populating says when there is no memory, where touching is a SIGBUS. */
+		if (madvise(page, MAP_PAGE_BYTES, MADV_POPULATE_WRITE) == 0 &&
+		    (madvise(page, MAP_HUGE_PAGE_BYTES, MADV_COLLAPSE) == 0 || errno == EAGAIN))
+			kvci_map_budget_spend(budget, map_cpu_ns() - begin_ns);
+		else
+			atomic_store(&budget->left_ns, MAP_BUDGET_NONE_NS);
+	}
 }
 
 bool kvci_map_huge_works(void)
 {
+	struct kvci_map_budget budget;
 	unsigned char resident = 0;
 	void *base = NULL;
 	int fd = memfd_create("kvcask-probe", MFD_CLOEXEC);
 
 	if (fd < 0)
 		return false;
+	kvci_map_budget_init(&budget, KVCI_MAP_HUGE_ON);
 	if (ftruncate(fd, KVCI_MAP_HUGE_BYTES) == 0 &&
 	    kvci_map_shared(fd, MAP_HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE, &base) == KVC_OK) {
 		/* Where huge pages are larger than that, nothing is done and nothing said. */
-		if (!kvci_map_make_huge(base, MAP_HUGE_PAGE_BYTES) ||
-		    mincore((char *)base + MAP_HUGE_PAGE_BYTES - MAP_PAGE_BYTES, MAP_PAGE_BYTES, &resident) != 0)
+		kvci_map_make_huge(&budget, base, MAP_HUGE_PAGE_BYTES);
+		if (mincore((char *)base + MAP_HUGE_PAGE_BYTES - MAP_PAGE_BYTES, MAP_PAGE_BYTES, &resident) != 0)
 			resident = 0;
 		munmap(base, MAP_HUGE_PAGE_BYTES);
 	}

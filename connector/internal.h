@@ -27,6 +27,7 @@
 
 #include "base/clock.h"
 #include "base/copy.h"
+#include "base/map.h"
 #include "base/patience.h"
 #include "base/record.h"
 #include "rpc/local/channel.h"
@@ -350,6 +351,8 @@ void space_destroy(struct kvc_space *space);
 
 /* ---- slabs.c ---- */
 
+enum { SLAB_PIECE_NEW, SLAB_PIECE_MAKING, SLAB_PIECE_MADE };
+
 struct slab {
 	struct slab *next;
 	uint32_t id;
@@ -357,7 +360,9 @@ struct slab {
 	bool dead;      /* its daemon or itself is gone: unmapped with the last user */
 	bool asked;     /* SLAB_GET is under way, base is NULL */
 	bool populated; /* or being populated */
-	bool huge;      /* its pages are to be made huge, by us */
+	_Atomic uint8_t *pieces; /* its pages are to be made huge, by us: a piece of 2 MiB each, SLAB_PIECE_*; NULL: they are not */
+	atomic_uint pieces_left; /* that are SLAB_PIECE_NEW */
+	struct kvci_map_budget budget; /* for them */
 	uint8_t *base;
 	uint64_t bytes;
 	uint32_t users;
@@ -370,6 +375,10 @@ kvc_status_t slabs_map(struct kvc_client *client, uint32_t id, uint64_t bytes, i
 kvc_status_t slabs_ask(struct kvc_client *client, uint32_t id);
 /* The range is inside the slab, at a record's alignment. */
 bool slabs_holds(const struct slab *slab, uint64_t offset_bytes, uint64_t length_bytes);
+/* How its pages are to be made huge: by the pager ahead of need, and by slabs_make for what is written sooner. Before anybody else sees it. */
+void slabs_huge(struct slab *slab, enum kvci_map_huge how);
+/* Makes the pages of that range, unless they are there or the pager is at them. No lock is held here. */
+void slabs_make(struct slab *slab, uint64_t offset_bytes, uint64_t length_bytes);
 void slabs_put(struct kvc_client *client, struct slab *slab);
 void slabs_gone(struct kvc_client *client, uint32_t id);
 /* All of a connection that ended. */

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -20,7 +21,9 @@
 
 enum {
 	SLABS_STEP_BYTES = 1 << 20, /* the address space's lock is held for so long: the engine maps memory, too */
-	SLABS_HUGE_STEP_BYTES = 4 * KVCI_MAP_HUGE_BYTES, /* while these are made it is not held */
+	SLABS_PIECE_BYTES = KVCI_MAP_HUGE_BYTES, /* while one is made huge it is not held */
+	SLABS_PIECE_LOOK_NS = 50000,             /* one that the pager is at is looked at so often */
+	SLABS_PIECE_LOOKS = 20,                  /* and so many times: it may have lost the CPU */
 	SLABS_PAGER_NICE = 10,
 };
 
@@ -32,10 +35,56 @@ struct slab *slabs_find(struct kvc_client *client, uint32_t id)
 	return NULL;
 }
 
+static void slabs_free(struct slab *slab)
+{
+	kvci_free((void *)slab->pieces);
+	kvci_free(slab);
+}
+
 bool slabs_holds(const struct slab *slab, uint64_t offset_bytes, uint64_t length_bytes)
 {
 	return offset_bytes % KVCI_RECORD_ALIGN_BYTES == 0 && offset_bytes <= slab->bytes &&
 	       length_bytes <= slab->bytes - offset_bytes;
+}
+
+/* ---- huge pages ---- */
+
+void slabs_huge(struct slab *slab, enum kvci_map_huge how)
+{
+	unsigned count = (unsigned)(slab->bytes / SLABS_PIECE_BYTES);
+
+	slab->pieces = count > 0 ? kvci_alloc_zero(count, sizeof(slab->pieces[0])) : NULL; /* without memory: small pages */
+	if (slab->pieces == NULL)
+		return;
+	atomic_store(&slab->pieces_left, count);
+	kvci_map_budget_init(&slab->budget, how);
+}
+
+/* What is written before its piece is made makes small pages, and what is written meanwhile keeps the kernel from making it. */
+static void slabs_make_piece(struct slab *slab, uint64_t piece, bool wait)
+{
+	const struct timespec pause = { .tv_nsec = SLABS_PIECE_LOOK_NS };
+	uint8_t state = SLAB_PIECE_NEW;
+
+	if (atomic_compare_exchange_strong(&slab->pieces[piece], &state, SLAB_PIECE_MAKING)) {
+		atomic_fetch_sub(&slab->pieces_left, 1);
+		kvci_map_make_huge(&slab->budget, slab->base + piece * SLABS_PIECE_BYTES, SLABS_PIECE_BYTES);
+		atomic_store(&slab->pieces[piece], SLAB_PIECE_MADE);
+		return;
+	}
+	for (unsigned i = 0; i < SLABS_PIECE_LOOKS && wait && atomic_load(&slab->pieces[piece]) == SLAB_PIECE_MAKING; i++)
+		nanosleep(&pause, NULL);
+}
+
+void slabs_make(struct slab *slab, uint64_t offset_bytes, uint64_t length_bytes)
+{
+	uint64_t end = slab->bytes / SLABS_PIECE_BYTES;
+
+	if (slab->pieces == NULL || atomic_load_explicit(&slab->pieces_left, memory_order_relaxed) == 0)
+		return;
+	for (uint64_t piece = offset_bytes / SLABS_PIECE_BYTES;
+	     piece < end && piece * SLABS_PIECE_BYTES < offset_bytes + length_bytes; piece++)
+		slabs_make_piece(slab, piece, true);
 }
 
 /* ---- the pager ---- */
@@ -64,7 +113,6 @@ static void slabs_unlink(struct kvc_client *client, struct slab *slab)
 static void slabs_populate(struct kvc_client *client, struct slab *slab)
 {
 	int advice = slab->writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
-	bool huge = slab->huge;
 
 	slab->populated = true;
 	slab->users++;
@@ -73,8 +121,8 @@ static void slabs_populate(struct kvc_client *client, struct slab *slab)
 		int failure;
 
 		client_unlock(client);
-		if (huge && at % SLABS_HUGE_STEP_BYTES == 0)
-			huge = kvci_map_make_huge(slab->base + at, left < SLABS_HUGE_STEP_BYTES ? left : SLABS_HUGE_STEP_BYTES);
+		if (slab->pieces != NULL && at % SLABS_PIECE_BYTES == 0 && left >= SLABS_PIECE_BYTES)
+			slabs_make_piece(slab, at / SLABS_PIECE_BYTES, false);
 		failure = madvise(slab->base + at, step, advice) == 0 ? 0 : errno;
 		client_lock(client);
 		if (failure != 0) /* an old kernel, or no memory: pages come when they are touched */
@@ -92,7 +140,7 @@ static void slabs_unmap(struct kvc_client *client, struct slab *slab)
 		madvise(slab->base + at, slab->bytes - at < SLABS_STEP_BYTES ? slab->bytes - at : SLABS_STEP_BYTES, MADV_DONTNEED);
 	if (slab->base != NULL)
 		munmap(slab->base, slab->bytes);
-	kvci_free(slab);
+	slabs_free(slab);
 	client_lock(client);
 }
 
@@ -206,7 +254,7 @@ kvc_status_t slabs_map(struct kvc_client *client, uint32_t id, uint64_t bytes, i
 	status = slabs_map_fd(client, slab, bytes, fd, writable);
 	if (status != KVC_OK) {
 		slabs_unlink(client, slab);
-		kvci_free(slab);
+		slabs_free(slab);
 		return status;
 	}
 	*ret_slab = slab;
@@ -225,7 +273,7 @@ static void slabs_drop(struct kvc_client *client, struct slab *slab)
 	slabs_unlink(client, slab);
 	if (slab->base != NULL)
 		munmap(slab->base, slab->bytes);
-	kvci_free(slab);
+	slabs_free(slab);
 }
 
 void slabs_put(struct kvc_client *client, struct slab *slab)

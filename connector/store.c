@@ -201,7 +201,8 @@ static kvc_status_t store_map_slab(struct store_op *self, const struct kvci_mess
 		status = slabs_map(client, (uint32_t)answer->a, answer->b, fd, true, &slab);
 		if (status != KVC_OK)
 			return status;
-		slab->huge = answer->c == 1; /* the pager does not have the lock yet */
+		if (answer->c == KVCI_MAP_HUGE_AUTO || answer->c == KVCI_MAP_HUGE_ON)
+			slabs_huge(slab, (enum kvci_map_huge)answer->c); /* the pager does not have the lock yet */
 	}
 	status = connect_call(client, &self->op, KVCI_MESSAGE_SLAB_MAPPED, 0, store_slab_ready, &call, &message);
 	if (status != KVC_OK)
@@ -414,6 +415,7 @@ static bool store_move(struct kvc_op *op)
 	memcpy(id.hash, self->keys[index].hash, sizeof(id.hash));
 	client_unlock(client);
 	begin_ns = kvci_clock_ns();
+	slabs_make(block->slab, block->offset_bytes, space->sizes.record_bytes);
 	whole = gather_block(space, self->engine_blocks + (uint64_t)index * space->sizes.pages_per_section,
 	                     block->slab->base + block->offset_bytes + space->sizes.sections_offset_bytes, kvci_block_seed(&id),
 	                     self->checksums + (uint64_t)block->slot * space->form.layer_count, &op->stopped);

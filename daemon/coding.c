@@ -429,8 +429,6 @@ static void coding_describe(void *context, const struct kvc_tier_entry *entry, b
 	ret_target->hurry = totals.write_queue_bytes > core->sizes.write_queue_bytes / 2;
 }
 
-enum { CODING_REGISTER_ON = 1 }; /* disk.register: auto|on|off */
-
 static void coding_chosen(void *context, const char *codec, bool used, const char *text)
 {
 	kvci_log(KVCI_LOG_INFO, "coding", "%s is %s from now on: %s", codec, used ? "used" : "not used", text);
@@ -441,7 +439,7 @@ void kvci_coding_env(struct kvci_coding *coding, struct kvci_coded_env *ret_env)
 	*ret_env = (struct kvci_coded_env){
 		.context = coding, .describe = coding_describe, .profile = coding_profile, .chosen = coding_chosen,
 		.mode = (enum kvci_coded_mode)coding->core->config->disk_codec,
-		.register_always = coding->core->config->disk_register == CODING_REGISTER_ON,
+		.register_always = coding->core->config->disk_register == KVCI_REGISTER_ON,
 	};
 }
 

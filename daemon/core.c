@@ -74,9 +74,8 @@ static kvc_status_t core_slab_create(void *context, uint32_t slab, uint64_t byte
 		                 kvc_status_text(status));
 		return status;
 	}
-	/* Registration is a gain, not a need: without it the tier goes the unregistered way. It makes and pins small pages, and what is pinned cannot become
-	 * huge, which gains more. */
-	if (core->disk != NULL && !kvci_memory_huge_pages(core->memory))
+	/* Registration is a gain, not a need: without it the tier goes the unregistered way. */
+	if (core->disk != NULL)
 		kvci_tier_register_memory(core->disk, *ret_base, bytes);
 	return KVC_OK;
 }
@@ -87,8 +86,7 @@ static void core_slab_destroy(void *context, uint32_t slab)
 	uint64_t bytes;
 	void *base;
 
-	if (kvci_memory_slab_base(core->memory, slab, &base, &bytes) == KVC_OK && core->disk != NULL &&
-	    !kvci_memory_huge_pages(core->memory))
+	if (kvci_memory_slab_base(core->memory, slab, &base, &bytes) == KVC_OK && core->disk != NULL)
 		kvci_tier_unregister_memory(core->disk, base, bytes);
 	if (core->server != NULL)
 		kvci_server_slab_gone(core->server, slab);
@@ -331,9 +329,11 @@ static kvc_status_t core_create_loop(struct kvci_core *core)
 
 static kvc_status_t core_create_memory(struct kvci_core *core)
 {
+	const struct kvci_config *options = core->config;
 	struct kvci_memory_config config = {
-		.prefault = core->config->memory_prefault,
-		.huge_pages = core->config->memory_huge_pages,
+		.prefault = options->memory_prefault,
+		/* What is registered when it is new gets small pages at that moment. */
+		.huge_pages = options->disk_register == KVCI_REGISTER_ON ? KVCI_MAP_HUGE_OFF : (enum kvci_map_huge)options->memory_huge_pages,
 		.run_job = kvci_core_run_job,
 		.context = core,
 	};
@@ -399,9 +399,10 @@ static void core_log_sizes(const struct kvci_core *core)
 {
 	const struct kvci_sizes *sizes = &core->sizes;
 	const uint64_t mib = 1 << 20;
+	static const char *const huge[] = { [KVCI_MAP_HUGE_OFF] = "off", [KVCI_MAP_HUGE_AUTO] = "where cheap", [KVCI_MAP_HUGE_ON] = "on" };
 
-	kvci_log(KVCI_LOG_INFO, "core", "memory: %" PRIu64 " MiB in slabs of %" PRIu64 " MiB, %s pages (available: %" PRIu64 " MiB%s)",
-	         sizes->memory_bytes / mib, sizes->slab_bytes / mib, kvci_memory_huge_pages(core->memory) ? "huge" : "small",
+	kvci_log(KVCI_LOG_INFO, "core", "memory: %" PRIu64 " MiB in slabs of %" PRIu64 " MiB, huge pages %s (available: %" PRIu64 " MiB%s)",
+	         sizes->memory_bytes / mib, sizes->slab_bytes / mib, huge[kvci_memory_huge_pages(core->memory)],
 	         sizes->memory_available_bytes / mib,
 	         core->config->memory_capacity_bytes == KVCI_CONFIG_AUTO ? "; chosen: a quarter" : "");
 	if (core->disk != NULL)

@@ -26,6 +26,8 @@
 #include "daemon/sizes.h"
 #include "tiers/memory/memory.h"
 
+enum { KVCI_REGISTER_AUTO, KVCI_REGISTER_ON, KVCI_REGISTER_OFF }; /* disk.register */
+
 #define KVCI_DAEMON_TEXT_OF(x) #x
 #define KVCI_DAEMON_TEXT(x) KVCI_DAEMON_TEXT_OF(x)
 #define KVCI_DAEMON_VERSION                                                                                                \

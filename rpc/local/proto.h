@@ -46,7 +46,7 @@ enum {
 	X(LOAD_PROGRESS, 5, "[event] tag of the LOAD; entries [first, first + count) of its reply array have got a status other than PENDING") \
 	X(LOAD_CANCEL, 6, "-> a: tag of the LOAD. Answered; the LOAD itself is answered CANCELED before")                                   \
 	X(RELEASE, 7, "-> id: request. Not answered")                                                                                      \
-	X(RESERVE, 8, "-> binding, count, array: struct kvci_wire_block, reply: count struct kvci_wire_reserved <- count: entries filled; PENDING: fd and a: slab, b: its bytes to map first, c: 1: pages are to be huge") \
+	X(RESERVE, 8, "-> binding, count, array: struct kvci_wire_block, reply: count struct kvci_wire_reserved <- count: entries filled; PENDING: fd and a: slab, b: its bytes to map first, c: enum kvci_map_huge, how its pages are to be made") \
 	X(SLAB_MAPPED, 9, "-> a: slab <- OK: sealed, usable")                                                                              \
 	X(SLAB_GET, 10, "-> a: slab <- fd, b: bytes")                                                                                      \
 	X(COMMIT, 11, "-> count, array: struct kvci_wire_commit each followed by its checksums, reply: count int32 statuses <- when all are in") \

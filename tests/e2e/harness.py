@@ -294,6 +294,14 @@ class Engine:
             print(f"engine log: {self.log_path}\n{self.log()[-3000:]}", flush=True)
 
 
+# Figures of the connector that rise when an answer or a load did not come in time, which this machine's other work may cause.
+LATE = ("match_timeouts", "match_failures", "loads_withheld", "loads_timed_out", "load_failed_blocks")
+
+
+def late(before: dict[str, float], after: dict[str, float]) -> bool:
+    return any(after.get(name, 0) > before.get(name, 0) for name in LATE)
+
+
 def mapped_names(names: set[str]) -> set[str]:
     """Those of these /dev/shm objects that a process has mapped: somebody else's engine. By inode: a semaphore is mapped under another name."""
     numbers = {}

@@ -18,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import harness
@@ -66,7 +67,31 @@ def measure(engine: Engine, prompts: list[list[int]], name: str) -> dict:
         "tokens": tokens,
     }
     say(f"{name}: first token after {row['first_token_s'] * 1e3:.0f} ms, {row['loaded_tokens']} tokens loaded")
+    row["late"] = harness.late(before, after)
     return row
+
+
+def measure_hits(engine: Engine, prompts: list[list[int]], name: str) -> dict:
+    """All of it must be loaded. On a machine that does much else a match or a load may miss its deadline, by which vLLM computes instead: then once
+    more, and said."""
+    for left in (2, 1, 0):
+        row = measure(engine, prompts, name)
+        if row["loaded_tokens"] == whole_blocks() or not row["late"] or not left:
+            break
+        say(f"{name}: some came after its deadline, and vLLM computed it; once more")
+        time.sleep(2.5)  # the connector leaves kvcask alone for a while
+        reset(engine)
+    return row
+
+
+def whole_blocks() -> int:
+    """Tokens that can be loaded: the last one of a prompt is computed always."""
+    return sum((length - 1) // BLOCK * BLOCK for length in LENGTHS)
+
+
+def reset(engine: Engine) -> None:
+    if not engine.reset():
+        raise RuntimeError("vLLM did not reset its prefix cache")
 
 
 def warm(engine: Engine, seed: int) -> None:
@@ -88,19 +113,18 @@ def with_kvcask(daemon: Given, prompts: list) -> list[dict]:
     with Engine(kv_config(daemon)) as engine:
         warm(engine, 2)
         rows.append(measure(engine, prompts, "(a) with kvcask, cold"))
-        if not engine.reset():
-            raise RuntimeError("vLLM did not reset its prefix cache")
-        rows.append(measure(engine, prompts, "(b) the same again"))
+        reset(engine)
+        rows.append(measure_hits(engine, prompts, "(b) the same again"))
     say("a second engine starts, which never saw the prompts")
     with Engine(kv_config(daemon)) as engine:
         warm(engine, 3)
-        rows.append(measure(engine, prompts, "(c) a second engine"))
+        rows.append(measure_hits(engine, prompts, "(c) a second engine"))
     say("kvcaskd and the engine start again")
     daemon.stop()
     daemon.start()
     with Engine(kv_config(daemon)) as engine:
         warm(engine, 4)
-        rows.append(measure(engine, prompts, "(d) after a restart, from disk"))
+        rows.append(measure_hits(engine, prompts, "(d) after a restart, from disk"))
     return rows
 
 
@@ -129,9 +153,8 @@ def print_table(rows: list[dict], identical: bool) -> None:
 
 def wrong(rows: list[dict]) -> list[str]:
     found = []
-    full = sum((length - 1) // BLOCK * BLOCK for length in LENGTHS)
     for row in rows:
-        wanted = full if row["name"][:3] in ("(b)", "(c)", "(d)") else 0
+        wanted = whole_blocks() if row["name"][:3] in ("(b)", "(c)", "(d)") else 0
         if row["loaded_tokens"] != wanted:
             found.append(f"{row['name']}: {row['loaded_tokens']} tokens loaded, not {wanted}")
     return found

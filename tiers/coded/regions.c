@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Memory that the owner registers. The tier below pins it, which costs as much as copying it once; and where records are packed it never sees that
- * memory: it reads and writes I/O buffers. So where auto decides, it is told of a region once raw records of twice its length have passed through it: by
- * then its pages have been made by whoever writes them, and it is clear that it goes on so. Until then they go the unregistered way.
+ * memory: it reads and writes I/O buffers. So it is told of a region once raw records of twice its length have passed through it: by then its pages have
+ * been made by whoever writes them (what is pinned stays as it is: pinned earlier, no page becomes huge), and it is clear that it goes on so. Until then
+ * they go the unregistered way.
  */
 #include "base/alloc.h"
 #include "tiers/coded/internal.h"
@@ -32,7 +33,7 @@ kvc_status_t coded_region_add(struct coded_tier *tier, void *base, size_t length
 	}
 	region = &tier->regions[tier->region_count++];
 	*region = (struct coded_region){.base = base, .length_bytes = length_bytes};
-	return tier->env.register_always || tier->env.mode == KVCI_CODED_RAW ? region_tell(tier, region) : KVC_OK;
+	return tier->env.register_always ? region_tell(tier, region) : KVC_OK;
 }
 
 void coded_region_remove(struct coded_tier *tier, void *base, size_t length_bytes)
@@ -52,8 +53,6 @@ void coded_region_remove(struct coded_tier *tier, void *base, size_t length_byte
 
 void coded_region_passed(struct coded_tier *tier, const void *buffer, size_t length_bytes)
 {
-	if (tier->env.mode != KVCI_CODED_AUTO)
-		return;
 	for (uint32_t i = 0; i < tier->region_count; i++) {
 		struct coded_region *region = &tier->regions[i];
 

@@ -13,7 +13,6 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
-#include "base/map.h"
 
 enum {
 	MEMORY_SLABS_FIRST = 16,
@@ -33,7 +32,7 @@ struct memory_slab {
 	bool clients; /* a store slab: its pages are made by the client, who writes them first */
 	bool dying; /* destroyed while a job touches it: the job's done() ends it */
 	bool touching;
-	bool small; /* no more huge pages are tried */
+	struct kvci_map_budget budget; /* for huge pages */
 	atomic_bool stop; /* seen by the job */
 	uint64_t bytes;
 	uint64_t touched_bytes;
@@ -55,12 +54,13 @@ kvc_status_t kvci_memory_create(const struct kvci_memory_config *config, struct 
 	if (memory == NULL)
 		return KVC_NO_MEMORY;
 	memory->config = *config;
-	memory->config.huge_pages = config->prefault && config->huge_pages && kvci_map_huge_works();
+	if (!config->prefault || (config->huge_pages != KVCI_MAP_HUGE_OFF && !kvci_map_huge_works()))
+		memory->config.huge_pages = KVCI_MAP_HUGE_OFF;
 	*ret_memory = memory;
 	return KVC_OK;
 }
 
-bool kvci_memory_huge_pages(const struct kvci_memory *memory)
+enum kvci_map_huge kvci_memory_huge_pages(const struct kvci_memory *memory)
 {
 	return memory->config.huge_pages;
 }
@@ -193,8 +193,7 @@ static void memory_touch_run(struct kvci_job *job)
 
 	if (atomic_load_explicit(&slab->stop, memory_order_relaxed))
 		return;
-	if (slab->memory->config.huge_pages && !slab->small)
-		slab->small = !kvci_map_make_huge((char *)slab->base + slab->touched_bytes, bytes);
+	kvci_map_make_huge(&slab->budget, (char *)slab->base + slab->touched_bytes, bytes);
 	for (uint64_t at = 0; at < bytes; at += MEMORY_STEP_BYTES) /* what is huge is there: this takes a tenth of the time then */
 		memory_touch_pages(slab->fd, slab->base, slab->touched_bytes + at,
 		                   bytes - at < MEMORY_STEP_BYTES ? bytes - at : MEMORY_STEP_BYTES);
@@ -271,6 +270,7 @@ kvc_status_t kvci_memory_slab_create(struct kvci_memory *memory, uint32_t id, ui
 	if (status != KVC_OK)
 		goto fail;
 	slab->bytes = bytes;
+	kvci_map_budget_init(&slab->budget, memory->config.huge_pages);
 	memory->slabs[memory->count++] = slab;
 	if (!private_to_client) {
 		status = kvci_memory_slab_seal(memory, id);

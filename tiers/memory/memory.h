@@ -8,8 +8,8 @@
  *   load slab    sealed before any client sees it
  *
  * Every slab is sealed against growing and shrinking from its first moment: no client can make the daemon fault by
- * cutting it short. Pages of load slabs are made in the background, a piece a job (memory.prefault), huge ones where that was asked for and works
- * (memory.huge_pages), as first touch costs half a second a GiB and more; those of a store slab are made by the client that writes it
+ * cutting it short. Pages of load slabs are made in the background, a piece a job (memory.prefault), huge ones where that works and is not
+ * dear (memory.huge_pages), as first touch costs half a second a GiB and more; those of a store slab are made by the client that writes it
  * (connector/slabs.c), which does so in the background, too.
  *
  * Threads: the owner's only. The jobs that touch pages run on a worker.
@@ -22,21 +22,22 @@
 
 #include <kvcask/status.h>
 
+#include "base/map.h"
 #include "base/workers.h"
 
 struct kvci_memory;
 
 struct kvci_memory_config {
 	bool prefault;
-	bool huge_pages; /* with prefault; where the machine can */
+	enum kvci_map_huge huge_pages; /* with prefault; where the machine can */
 	/* Runs job->run on a worker and job->done on the owner's thread. */
 	void (*run_job)(void *context, struct kvci_job *job);
 	void *context;
 };
 
 kvc_status_t kvci_memory_create(const struct kvci_memory_config *config, struct kvci_memory **ret_memory);
-/* Whether pages are made huge: of load slabs here, of a store slab by its client, who is told so. */
-bool kvci_memory_huge_pages(const struct kvci_memory *memory);
+/* How pages are made huge: of load slabs here, of a store slab by its client, who is told so. */
+enum kvci_map_huge kvci_memory_huge_pages(const struct kvci_memory *memory);
 /* Before the end: no pages are touched any more. */
 void kvci_memory_quiesce(struct kvci_memory *memory);
 /* Unmaps all. No job of it may be under way (the workers are gone and the mailbox is drained). */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/map.h"
 
 static void shape_make(struct bench_shape *shape, uint32_t layers, uint32_t pages, uint32_t heads, uint32_t dims)
 {
@@ -131,13 +132,17 @@ void bench_copy_memcpy(void *dst, const void *src, size_t bytes)
 uint8_t *bench_shared_map(uint64_t bytes)
 {
 	int fd = memfd_create("kvcask-bench", MFD_CLOEXEC);
-	void *memory = MAP_FAILED;
+	struct kvci_map_budget budget;
+	void *memory = NULL;
 
-	if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0)
-		memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0 && kvci_map_shared(fd, bytes, PROT_READ | PROT_WRITE, &memory) == KVC_OK) {
+		kvci_map_budget_init(&budget, KVCI_MAP_HUGE_ON);
+		kvci_map_make_huge(&budget, memory, bytes);
+		madvise(memory, bytes, MADV_POPULATE_WRITE);
+	}
 	if (fd >= 0)
 		close(fd);
-	return memory == MAP_FAILED ? NULL : memory;
+	return memory;
 }
 
 void bench_shared_unmap(uint8_t *memory, uint64_t bytes)

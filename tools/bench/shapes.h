@@ -51,7 +51,7 @@ void bench_engine_gather(const struct bench_engine *engine, uint32_t block, uint
 void bench_engine_scatter(const struct bench_engine *engine, uint32_t block, const uint8_t *flat, bench_copy_fn copy);
 void bench_copy_memcpy(void *dst, const void *src, size_t bytes);
 
-/* Populated shared memory, as slabs are; NULL when there is none. */
+/* Populated shared memory, of huge pages where the kernel makes them; NULL when there is none. */
 uint8_t *bench_shared_map(uint64_t bytes);
 void bench_shared_unmap(uint8_t *memory, uint64_t bytes);
 

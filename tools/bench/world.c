@@ -127,6 +127,28 @@ bool bench_on_disk(const char *folder)
 	return statfs(folder, &info) == 0 && info.f_type != TMPFS_MAGIC && info.f_type != RAMFS_MAGIC;
 }
 
+double bench_huge_share(pid_t pid)
+{
+	char path[64], line[256];
+	unsigned long long huge_kb = 0, slab_kb = 0, kb;
+	bool slab = false;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)pid);
+	FILE *file = fopen(path, "re");
+	if (file == NULL)
+		return 0;
+	while (fgets(line, sizeof(line), file) != NULL) {
+		if (sscanf(line, "%llx-%llx", &kb, &kb) == 2) /* the next mapping */
+			slab = strstr(line, "/memfd:kvcask-slab") != NULL;
+		else if (slab && sscanf(line, "Rss: %llu", &kb) == 1)
+			slab_kb += kb;
+		else if (slab && sscanf(line, "ShmemPmdMapped: %llu", &kb) == 1)
+			huge_kb += kb;
+	}
+	fclose(file);
+	return slab_kb > 0 ? (double)huge_kb / (double)slab_kb : 0;
+}
+
 kvc_status_t bench_private_bytes(pid_t pid, uint64_t *ret_bytes)
 {
 	char path[64], line[256];

@@ -55,6 +55,8 @@ kvc_status_t bench_client_count(const struct bench_client *client, const struct 
 kvc_status_t bench_daemon_stat(const struct bench_client *client, const char *name, double *ret_value);
 /* VmRSS less RssShmem of a process. */
 kvc_status_t bench_private_bytes(pid_t pid, uint64_t *ret_bytes);
+/* Of the slabs that a process has mapped and touched: the share that it has in huge pages. */
+double bench_huge_share(pid_t pid);
 
 /* Hash number `number` of the family `family`: all different, the same in every run. */
 void bench_hash(uint64_t family, uint64_t number, uint8_t out[KVC_HASH_BYTES]);

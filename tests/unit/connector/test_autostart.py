@@ -121,7 +121,7 @@ class Autostart(unittest.TestCase):
 
     def test_ensure__data_dir_empty__memory_only(self):
         os.environ["KVCASK_DATA_DIR"] = str(self.folder)
-        stat = self.ask(autostart.ensure(data_dir="", options={"memory.capacity": "64MiB", "memory.huge_pages": False}))
+        stat = self.ask(autostart.ensure(data_dir="", options={"memory.capacity": "64MiB", "memory.prefault": False}))
         self.assertEqual((stat["data_dir"], stat["disk"]), ("", "none"))
 
     def test_ensure__option_wrong__error_says_what_the_daemon_says(self):

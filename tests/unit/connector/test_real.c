@@ -125,8 +125,8 @@ static void store_pages(const char *options, bool huge)
 
 static void test_real__pages_of_a_store_slab__as_the_daemon_says(void **state)
 {
-	store_pages("memory.capacity: 256MiB\nmemory.slab: 32MiB\nmemory.huge_pages: true\n", kvci_map_huge_works());
-	store_pages("memory.capacity: 256MiB\nmemory.slab: 32MiB\n", false);
+	store_pages("memory.capacity: 256MiB\nmemory.slab: 32MiB\nmemory.huge_pages: on\n", kvci_map_huge_works());
+	store_pages("memory.capacity: 256MiB\nmemory.slab: 32MiB\nmemory.huge_pages: off\n", false);
 }
 
 static void test_real__memory_smaller_than_what_is_stored__right_or_missing(void **state)

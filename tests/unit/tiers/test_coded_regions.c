@@ -109,10 +109,12 @@ static void test_regions__records_are_packed__not_told(void **state)
 	}
 }
 
-static void test_regions__records_pass_raw_or_wanted_always__told_and_ended(void **state)
+static void test_regions__wanted_always__told_and_ended(void **state)
 {
-	for (int always = 0; always < 2; always++) {
-		open_mode(always ? KVCI_CODED_SPLIT : KVCI_CODED_RAW, always != 0);
+	static const enum kvci_coded_mode modes[] = {KVCI_CODED_RAW, KVCI_CODED_SPLIT};
+
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		open_mode(modes[i], true);
 		assert_int_equal(add(0), KVC_OK);
 		refuses = true;
 		assert_int_equal(add(1), KVC_UNSUPPORTED); /* as the tier below says */
@@ -140,6 +142,22 @@ static void test_regions__auto__told_once_after_raw_records_of_twice_its_length(
 	write_from(REGIONS - 1, 5 * REGION_BYTES);
 	for (uint32_t i = 0; i < REGIONS; i++) {
 		assert_int_equal(told[i], i == 1 || i == REGIONS - 1);
+		take(i);
+		assert_int_equal(ended[i], told[i]);
+	}
+	rig_close(&store->rig);
+}
+
+static void test_regions__raw__told_once_after_records_of_twice_its_length(void **state)
+{
+	open_mode(KVCI_CODED_RAW, false);
+	for (uint32_t i = 0; i < REGIONS; i++)
+		assert_int_equal(add(i), KVC_OK);
+	write_from(1, REGION_BYTES);
+	assert_int_equal(told[1], 0); /* its pages may still be on their way */
+	write_from(1, 3 * REGION_BYTES);
+	for (uint32_t i = 0; i < REGIONS; i++) {
+		assert_int_equal(told[i], i == 1);
 		take(i);
 		assert_int_equal(ended[i], told[i]);
 	}
@@ -179,8 +197,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_regions__records_are_packed__not_told, memory_setup, memory_teardown),
-		cmocka_unit_test_setup_teardown(test_regions__records_pass_raw_or_wanted_always__told_and_ended, memory_setup, memory_teardown),
+		cmocka_unit_test_setup_teardown(test_regions__wanted_always__told_and_ended, memory_setup, memory_teardown),
 		cmocka_unit_test_setup_teardown(test_regions__auto__told_once_after_raw_records_of_twice_its_length, memory_setup, memory_teardown),
+		cmocka_unit_test_setup_teardown(test_regions__raw__told_once_after_records_of_twice_its_length, memory_setup, memory_teardown),
 		cmocka_unit_test_setup_teardown(test_regions__auto_and_refused__asked_again_as_late, memory_setup, memory_teardown),
 	};
 

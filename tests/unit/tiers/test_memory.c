@@ -34,7 +34,7 @@ static void rig_run_job(void *context, struct kvci_job *job)
 	rig->jobs = job;
 }
 
-static void rig_begin_huge(struct rig *rig, bool prefault, bool huge_pages)
+static void rig_begin_huge(struct rig *rig, bool prefault, enum kvci_map_huge huge_pages)
 {
 	const struct kvci_memory_config config = {
 		.prefault = prefault, .huge_pages = huge_pages, .run_job = rig_run_job, .context = rig
@@ -46,7 +46,7 @@ static void rig_begin_huge(struct rig *rig, bool prefault, bool huge_pages)
 
 static void rig_begin(struct rig *rig, bool prefault)
 {
-	rig_begin_huge(rig, prefault, false);
+	rig_begin_huge(rig, prefault, KVCI_MAP_HUGE_OFF);
 }
 
 static bool rig_work(struct rig *rig)
@@ -110,8 +110,8 @@ static void test_memory__huge_pages__all_resident_and_unchanged(void **state)
 	uint64_t bytes;
 	bool sealed;
 
-	rig_begin_huge(&rig, true, true);
-	assert_int_equal(kvci_memory_huge_pages(rig.memory), kvci_map_huge_works());
+	rig_begin_huge(&rig, true, KVCI_MAP_HUGE_ON);
+	assert_int_equal(kvci_memory_huge_pages(rig.memory), kvci_map_huge_works() ? KVCI_MAP_HUGE_ON : KVCI_MAP_HUGE_OFF);
 	assert_int_equal(kvci_memory_slab_create(rig.memory, 2, SLAB_BYTES, true, &client), KVC_OK);
 	assert_int_equal(kvci_memory_slab_seal(rig.memory, 2), KVC_OK);
 	assert_false(rig_work(&rig));
@@ -136,8 +136,8 @@ static void test_memory__huge_pages_without_prefault__off(void **state)
 {
 	struct rig rig;
 
-	rig_begin_huge(&rig, false, true);
-	assert_false(kvci_memory_huge_pages(rig.memory));
+	rig_begin_huge(&rig, false, KVCI_MAP_HUGE_ON);
+	assert_int_equal(kvci_memory_huge_pages(rig.memory), KVCI_MAP_HUGE_OFF);
 	rig_end(&rig);
 }
 
