@@ -360,7 +360,8 @@ struct slab {
 	bool dead;      /* its daemon or itself is gone: unmapped with the last user */
 	bool asked;     /* SLAB_GET is under way, base is NULL */
 	bool populated; /* or being populated */
-	_Atomic uint8_t *pieces; /* its pages are to be made huge, by us: a piece of 2 MiB each, SLAB_PIECE_*; NULL: they are not */
+	_Atomic uint8_t *pieces; /* its pages are to be made huge, by us: SLAB_PIECE_* of each 2 MiB; NULL: they are not */
+	uint32_t piece_count;
 	atomic_uint pieces_left; /* that are SLAB_PIECE_NEW */
 	struct kvci_map_budget budget; /* for them */
 	uint8_t *base;

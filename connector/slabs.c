@@ -51,12 +51,15 @@ bool slabs_holds(const struct slab *slab, uint64_t offset_bytes, uint64_t length
 
 void slabs_huge(struct slab *slab, enum kvci_map_huge how)
 {
-	unsigned count = (unsigned)(slab->bytes / SLABS_PIECE_BYTES);
+	uint64_t count = slab->bytes / SLABS_PIECE_BYTES;
 
-	slab->pieces = count > 0 ? kvci_alloc_zero(count, sizeof(slab->pieces[0])) : NULL; /* without memory: small pages */
-	if (slab->pieces == NULL)
+	if (count == 0 || count > UINT32_MAX)
 		return;
-	atomic_store(&slab->pieces_left, count);
+	slab->pieces = kvci_alloc_zero(count, sizeof(slab->pieces[0]));
+	if (slab->pieces == NULL) /* small ones, then */
+		return;
+	slab->piece_count = (uint32_t)count;
+	atomic_store(&slab->pieces_left, slab->piece_count);
 	kvci_map_budget_init(&slab->budget, how);
 }
 
@@ -78,12 +81,10 @@ static void slabs_make_piece(struct slab *slab, uint64_t piece, bool wait)
 
 void slabs_make(struct slab *slab, uint64_t offset_bytes, uint64_t length_bytes)
 {
-	uint64_t end = slab->bytes / SLABS_PIECE_BYTES;
-
 	if (slab->pieces == NULL || atomic_load_explicit(&slab->pieces_left, memory_order_relaxed) == 0)
 		return;
 	for (uint64_t piece = offset_bytes / SLABS_PIECE_BYTES;
-	     piece < end && piece * SLABS_PIECE_BYTES < offset_bytes + length_bytes; piece++)
+	     piece < slab->piece_count && piece * SLABS_PIECE_BYTES < offset_bytes + length_bytes; piece++)
 		slabs_make_piece(slab, piece, true);
 }
 
@@ -121,7 +122,7 @@ static void slabs_populate(struct kvc_client *client, struct slab *slab)
 		int failure;
 
 		client_unlock(client);
-		if (slab->pieces != NULL && at % SLABS_PIECE_BYTES == 0 && left >= SLABS_PIECE_BYTES)
+		if (slab->pieces != NULL && at % SLABS_PIECE_BYTES == 0 && at / SLABS_PIECE_BYTES < slab->piece_count)
 			slabs_make_piece(slab, at / SLABS_PIECE_BYTES, false);
 		failure = madvise(slab->base + at, step, advice) == 0 ? 0 : errno;
 		client_lock(client);

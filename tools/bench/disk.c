@@ -209,7 +209,7 @@ static kvc_status_t disk_prepare(struct disk_run *run)
 	snprintf(pages, sizeof(pages), "memory.huge_pages: %s", run->way->huge_pages);
 	kvc_status_t status = bench_engine_init(&run->engine, &run->shape, 2 * run->leg_bytes);
 	if (status == KVC_OK && strcmp(run->way->huge_pages, "off") != 0)
-		disk_warm_memory(run->memory_bytes);
+		disk_warm_memory(2 * run->memory_bytes); /* fio and others take some of it */
 	if (status == KVC_OK)
 		status = bench_world_begin(&run->world, run->options, settings, true);
 	if (status == KVC_OK)
