@@ -187,8 +187,8 @@ static kvc_status_t disk_measure(struct disk_run *run, bool write, struct bench_
 	return status;
 }
 
-/* A virtual machine's host gives memory when it is touched first, which takes ten times as long as all else; a daemon that is not told to pay that goes
- * without huge pages then. A machine that has been up for a while has its memory, and so has this one now. */
+/* The host of a virtual machine gives memory when it is touched first, and may take back what lies free (free page reporting): that takes ten times as
+ * long as all else, and a daemon that is not told to pay it makes small pages then (the `small` ways). Here it is paid just before. */
 static void disk_warm_memory(uint64_t bytes)
 {
 	bench_shared_unmap(bench_shared_map(bytes), bytes);
