@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The engine without io_uring: a thread a transfer in flight, at most IO_THREADS_MAX, each in preadv2 or pwritev2; and IO_THREADS_SPARE more, since what was
- * read is checked by the thread that read it, while the device is to have its full depth. */
+ * read is checked by the thread that read it, while the device is to have its full depth.
+ * A wake-up costs more than all else here. So a thread is woken only when something may start that nobody will take: who has written takes the next
+ * one itself, as ending a write is short, and whoever takes one and sees more wakes the next thread. */
 #include "tiers/disk/disk_io.h"
 
 #include <errno.h>
@@ -44,6 +46,13 @@ static void threads_transfer(struct kvci_disk_task *task)
 	}
 }
 
+/* The lock is held. */
+static void threads_wake(struct io_threads *io)
+{
+	if (kvci_disk_queue_ready(&io->queue))
+		pthread_cond_signal(&io->wake);
+}
+
 static void *threads_main(void *context)
 {
 	struct io_threads *io = context;
@@ -55,12 +64,13 @@ static void *threads_main(void *context)
 			pthread_cond_wait(&io->wake, &io->queue.lock);
 		if (task == NULL)
 			break;
+		threads_wake(io);
 		pthread_mutex_unlock(&io->queue.lock);
 		threads_transfer(task);
 		pthread_mutex_lock(&io->queue.lock);
 		kvci_disk_queue_finish(&io->queue, task);
-		/* Its place in the depth is free: a write that was held back may start. */
-		pthread_cond_signal(&io->wake);
+		if (!task->write) /* checking takes a while, and its place in the depth is free */
+			threads_wake(io);
 		pthread_mutex_unlock(&io->queue.lock);
 		task->complete(task);
 		pthread_mutex_lock(&io->queue.lock);
@@ -75,7 +85,7 @@ static void threads_submit(struct kvci_disk_io *base, struct kvci_disk_task *tas
 
 	pthread_mutex_lock(&io->queue.lock);
 	kvci_disk_queue_push(&io->queue, task);
-	pthread_cond_signal(&io->wake);
+	threads_wake(io);
 	pthread_mutex_unlock(&io->queue.lock);
 }
 

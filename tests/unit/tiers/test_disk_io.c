@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "tests/support/random.h"
 #include "tiers/disk/disk_io.h"
 
 enum { DEPTH = 4, HEAD_BYTES = 4096, BODY_BYTES = 1 << 20, BODIES = 4, OFFSET_BYTES = 8192 };
@@ -215,6 +216,87 @@ static void test_disk_io__destroyed_with_writes_under_way__each_completes_once(v
 	assert_int_equal(kvci_disk_io_threads_create(DEPTH, &rig->io), KVC_OK); /* for teardown */
 }
 
+/* Bursts of reads and writes, small ones: none is forgotten, whoever was asleep. */
+static void test_disk_io__bursts__all_complete(void **state)
+{
+	enum { ROUNDS = 300, BURST_MAX = 5 * DEPTH };
+	struct rig *rig = *state;
+	struct transfer transfers[BURST_MAX];
+
+	assert_int_equal(ftruncate(rig->fd, BURST_MAX * HEAD_BYTES), 0);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		unsigned count = 1 + (unsigned)(random_next() % BURST_MAX);
+
+		for (unsigned i = 0; i < count; i++) {
+			transfers[i] = (struct transfer){
+				.task = {
+					.fd = rig->fd, .write = random_next() % 3 != 0, .offset_bytes = i * HEAD_BYTES, .left_bytes = HEAD_BYTES,
+					.part_count = 1, .parts = { { rig->bodies + i * HEAD_BYTES, HEAD_BYTES } }, .complete = transfer_over, .region = -1,
+				},
+			};
+			assert_int_equal(sem_init(&transfers[i].over, 0, 0), 0);
+			rig->io->ops->submit(rig->io, &transfers[i].task);
+		}
+		for (unsigned i = 0; i < count; i++) {
+			transfer_end(&transfers[i]);
+			assert_int_equal(transfers[i].task.error, 0);
+			assert_int_equal(transfers[i].completions, 1);
+		}
+	}
+}
+
+struct held_read {
+	struct transfer transfer; /* first */
+	sem_t *arrived, *gate;
+};
+
+static void held_read_over(struct kvci_disk_task *task)
+{
+	struct held_read *read = (struct held_read *)task;
+
+	sem_post(read->arrived);
+	while (sem_wait(read->gate) != 0)
+		continue;
+	transfer_over(task);
+}
+
+/* Threads check what they read: meanwhile others take what waits, as many as there are to spare. */
+static void test_disk_io__reads_end_slowly__the_next_ones_start(void **state)
+{
+	enum { HELD = DEPTH + 2 };
+	struct rig *rig = *state;
+	struct held_read reads[HELD];
+	sem_t arrived, gate;
+
+	if (uring_wanted)
+		skip(); /* its one thread must not be held up */
+	assert_int_equal(ftruncate(rig->fd, HELD * HEAD_BYTES), 0);
+	sem_init(&arrived, 0, 0);
+	sem_init(&gate, 0, 0);
+	for (unsigned i = 0; i < HELD; i++) {
+		reads[i] = (struct held_read){
+			.transfer.task = {
+				.fd = rig->fd, .offset_bytes = i * HEAD_BYTES, .left_bytes = HEAD_BYTES, .part_count = 1,
+				.parts = { { rig->bodies + i * HEAD_BYTES, HEAD_BYTES } }, .complete = held_read_over, .region = -1,
+			},
+			.arrived = &arrived, .gate = &gate,
+		};
+		assert_int_equal(sem_init(&reads[i].transfer.over, 0, 0), 0);
+		rig->io->ops->submit(rig->io, &reads[i].transfer.task);
+	}
+	for (unsigned i = 0; i < HELD; i++) /* all of them have been read */
+		while (sem_wait(&arrived) != 0)
+			continue;
+	for (unsigned i = 0; i < HELD; i++)
+		sem_post(&gate);
+	for (unsigned i = 0; i < HELD; i++) {
+		transfer_end(&reads[i].transfer);
+		assert_int_equal(reads[i].transfer.task.error, 0);
+	}
+	sem_destroy(&arrived);
+	sem_destroy(&gate);
+}
+
 /* ---- the queue ---- */
 
 enum { QUEUE_DEPTH = 16, QUEUE_WRITES = 12, QUEUE_GROUP = 4 }; /* of 16, 12 may be writes; a third of them starts together */
@@ -302,6 +384,8 @@ int main(int argc, char **argv)
 		CASE(test_disk_io__file_not_writable__one_error),
 		CASE(test_disk_io__no_room_for_all__error_after_what_fits),
 		CASE(test_disk_io__destroyed_with_writes_under_way__each_completes_once),
+		CASE(test_disk_io__bursts__all_complete),
+		CASE(test_disk_io__reads_end_slowly__the_next_ones_start),
 	};
 	const struct CMUnitTest queue_tests[] = {
 		cmocka_unit_test(test_disk_queue__writes_end_one_by_one__start_in_groups),
