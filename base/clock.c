@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The two clocks. */
+ * The clocks. */
 #include "base/clock.h"
 
 #include <time.h>
@@ -20,4 +20,9 @@ uint64_t kvci_clock_ns(void)
 uint64_t kvci_clock_wall_ns(void)
 {
 	return clock_read(CLOCK_REALTIME);
+}
+
+uint64_t kvci_clock_cpu_ns(void)
+{
+	return clock_read(CLOCK_THREAD_CPUTIME_ID);
 }

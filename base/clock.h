@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Monotonic time in nanoseconds. cache/ never calls it: it gets the time from outside. Threads: any. */
+ * Time in nanoseconds. cache/ never calls it: it gets the time from outside. Threads: any. */
 #ifndef KVCI_CLOCK_H
 #define KVCI_CLOCK_H
 #include <stdint.h>
@@ -7,4 +7,5 @@
 #define KVCI_SECOND UINT64_C(1000000000)
 uint64_t kvci_clock_ns(void);      /* CLOCK_MONOTONIC */
 uint64_t kvci_clock_wall_ns(void); /* CLOCK_REALTIME */
+uint64_t kvci_clock_cpu_ns(void);  /* of the calling thread: CLOCK_THREAD_CPUTIME_ID */
 #endif

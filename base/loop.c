@@ -275,14 +275,6 @@ static int loop_wait_awake(struct kvci_loop *loop, struct epoll_event *events, u
 	return count;
 }
 
-static uint64_t loop_cpu_ns(void)
-{
-	struct timespec now = {0, 0};
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return (uint64_t)now.tv_sec * KVCI_SECOND + (uint64_t)now.tv_nsec;
-}
-
 /* Takes the time since *begin_ns as a step and starts the next. */
 static void loop_step_end(struct kvci_loop *loop, uint64_t *begin_ns)
 {
@@ -294,7 +286,7 @@ static void loop_step_end(struct kvci_loop *loop, uint64_t *begin_ns)
 	if (end_ns - *begin_ns < LOOP_SHORT_NS) {
 		cpu_ns = end_ns - *begin_ns;
 	} else {
-		uint64_t now_cpu_ns = loop_cpu_ns();
+		uint64_t now_cpu_ns = kvci_clock_cpu_ns();
 
 		cpu_ns = now_cpu_ns - loop->step_cpu_ns;
 		if (cpu_ns > end_ns - *begin_ns)
@@ -323,7 +315,7 @@ kvc_status_t kvci_loop_turn(struct kvci_loop *loop, uint64_t timeout_ns)
 	if (count < 0 && errno != EINTR)
 		return kvc_status_from_errno(errno);
 
-	loop->step_cpu_ns = loop_cpu_ns();
+	loop->step_cpu_ns = kvci_clock_cpu_ns();
 	loop->now_ns = step_ns = kvci_clock_ns();
 	loop->in_turn = true;
 	for (int i = 0; i < count; i++) {

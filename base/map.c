@@ -4,8 +4,9 @@
 #include <errno.h>
 #include <stddef.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "base/clock.h"
 
 #define MAP_HUGE_PAGE_BYTES ((uint64_t)KVCI_MAP_HUGE_BYTES)
 #define MAP_PAGE_BYTES UINT64_C(4096) /* the least there is */
@@ -67,27 +68,19 @@ void kvci_map_budget_spend(struct kvci_map_budget *budget, int64_t cpu_ns)
 		atomic_store(&budget->left_ns, budget->limit_ns);
 }
 
-static int64_t map_cpu_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-}
-
 void kvci_map_make_huge(struct kvci_map_budget *budget, void *base, uint64_t bytes)
 {
 	for (uint64_t at = 0; bytes - at >= MAP_HUGE_PAGE_BYTES; at += MAP_HUGE_PAGE_BYTES) {
 		char *page = (char *)base + at;
-		int64_t begin_ns;
+		uint64_t begin_ns;
 
 		if (!kvci_map_budget_next(budget))
 			continue;
-		begin_ns = map_cpu_ns();
+		begin_ns = kvci_clock_cpu_ns();
 		/* Collapsing nothing at all is an error (Linux 6.18). Populating says when there is no memory, where touching is a SIGBUS. */
 		if (madvise(page, MAP_PAGE_BYTES, MADV_POPULATE_WRITE) == 0 &&
 		    (madvise(page, MAP_HUGE_PAGE_BYTES, MADV_COLLAPSE) == 0 || errno == EAGAIN))
-			kvci_map_budget_spend(budget, map_cpu_ns() - begin_ns);
+			kvci_map_budget_spend(budget, (int64_t)(kvci_clock_cpu_ns() - begin_ns));
 		else
 			atomic_store(&budget->left_ns, MAP_BUDGET_NONE_NS);
 	}

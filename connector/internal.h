@@ -361,8 +361,6 @@ struct slab {
 	bool asked;     /* SLAB_GET is under way, base is NULL */
 	bool populated; /* or being populated */
 	_Atomic uint8_t *pieces; /* its pages are to be made huge, by us: SLAB_PIECE_* of each 2 MiB; NULL: they are not */
-	uint32_t piece_count;
-	atomic_uint pieces_left; /* that are SLAB_PIECE_NEW */
 	struct kvci_map_budget budget; /* for them */
 	uint8_t *base;
 	uint64_t bytes;

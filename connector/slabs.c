@@ -53,13 +53,8 @@ void slabs_huge(struct slab *slab, enum kvci_map_huge how)
 {
 	uint64_t count = slab->bytes / SLABS_PIECE_BYTES;
 
-	if (count == 0 || count > UINT32_MAX)
-		return;
-	slab->pieces = kvci_alloc_zero(count, sizeof(slab->pieces[0]));
-	if (slab->pieces == NULL) /* small ones, then */
-		return;
-	slab->piece_count = (uint32_t)count;
-	atomic_store(&slab->pieces_left, slab->piece_count);
+	if (count > 0)
+		slab->pieces = kvci_alloc_zero(count, sizeof(slab->pieces[0])); /* no memory: small ones, then */
 	kvci_map_budget_init(&slab->budget, how);
 }
 
@@ -70,7 +65,6 @@ static void slabs_make_piece(struct slab *slab, uint64_t piece, bool wait)
 	uint8_t state = SLAB_PIECE_NEW;
 
 	if (atomic_compare_exchange_strong(&slab->pieces[piece], &state, SLAB_PIECE_MAKING)) {
-		atomic_fetch_sub(&slab->pieces_left, 1);
 		kvci_map_make_huge(&slab->budget, slab->base + piece * SLABS_PIECE_BYTES, SLABS_PIECE_BYTES);
 		atomic_store(&slab->pieces[piece], SLAB_PIECE_MADE);
 		return;
@@ -81,11 +75,11 @@ static void slabs_make_piece(struct slab *slab, uint64_t piece, bool wait)
 
 void slabs_make(struct slab *slab, uint64_t offset_bytes, uint64_t length_bytes)
 {
-	if (slab->pieces == NULL || atomic_load_explicit(&slab->pieces_left, memory_order_relaxed) == 0)
-		return;
-	for (uint64_t piece = offset_bytes / SLABS_PIECE_BYTES;
-	     piece < slab->piece_count && piece * SLABS_PIECE_BYTES < offset_bytes + length_bytes; piece++)
-		slabs_make_piece(slab, piece, true);
+	uint64_t count = slab->pieces != NULL ? slab->bytes / SLABS_PIECE_BYTES : 0;
+
+	for (uint64_t piece = offset_bytes / SLABS_PIECE_BYTES; piece < count && piece * SLABS_PIECE_BYTES < offset_bytes + length_bytes; piece++)
+		if (atomic_load_explicit(&slab->pieces[piece], memory_order_relaxed) != SLAB_PIECE_MADE)
+			slabs_make_piece(slab, piece, true);
 }
 
 /* ---- the pager ---- */
@@ -122,7 +116,7 @@ static void slabs_populate(struct kvc_client *client, struct slab *slab)
 		int failure;
 
 		client_unlock(client);
-		if (slab->pieces != NULL && at % SLABS_PIECE_BYTES == 0 && at / SLABS_PIECE_BYTES < slab->piece_count)
+		if (slab->pieces != NULL && at % SLABS_PIECE_BYTES == 0 && left >= SLABS_PIECE_BYTES)
 			slabs_make_piece(slab, at / SLABS_PIECE_BYTES, false);
 		failure = madvise(slab->base + at, step, advice) == 0 ? 0 : errno;
 		client_lock(client);

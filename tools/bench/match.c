@@ -65,14 +65,6 @@ static kvc_status_t match_release(struct match_run *run, const struct kvc_reques
 	return status;
 }
 
-static double match_cpu_ns(void)
-{
-	struct timespec now = { 0 };
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
-}
-
 static kvc_status_t match_once(struct match_run *run, const struct match_case *spec, double *ret_ns, double *client_ns)
 {
 	const struct kvc_request request = { .id = "bench-match", .id_bytes = 11 };
@@ -82,12 +74,12 @@ static kvc_status_t match_once(struct match_run *run, const struct match_case *s
 	bench_fill_keys(&run->fill, chain, spec->keys, run->keys);
 	if (spec->pause_ms > 0)
 		nanosleep(&(struct timespec){ .tv_nsec = (long)spec->pause_ms * 1000000 }, NULL);
-	double cpu_ns = match_cpu_ns();
+	double cpu_ns = (double)bench_thread_ns();
 	uint64_t begin_ns = bench_now_ns();
 	kvc_status_t status =
 		kvc_match(run->fill.client.space, run->keys, spec->keys, &request, spec->flags, BENCH_TIMEOUT_NS, &match);
 	*ret_ns = (double)(bench_now_ns() - begin_ns);
-	*client_ns += match_cpu_ns() - cpu_ns;
+	*client_ns += (double)bench_thread_ns() - cpu_ns;
 	if (status == KVC_OK && match.matched_blocks != spec->keys) {
 		bench_note("%s: %u of %u keys hit (%s)", spec->name, match.matched_blocks, spec->keys, kvc_miss_name(match.miss));
 		status = KVC_INTERNAL;

@@ -16,10 +16,7 @@ uint64_t bench_now_ns(void)
 
 uint64_t bench_thread_ns(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return (uint64_t)now.tv_sec * KVCI_SECOND + (uint64_t)now.tv_nsec;
+	return kvci_clock_cpu_ns();
 }
 
 uint64_t bench_cpu_ns(void)
